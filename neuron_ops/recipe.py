@@ -1,0 +1,373 @@
+"""What one fine-tuning is: six sections of one strict YAML file.
+
+Loading, overriding, validating and documenting a recipe belong here; what a section means belongs to the step that
+reads it. A misspelled key is an error, not a default. The string under a field is its documentation: it says the unit,
+and it is what `fine-tune recipe schema` and the README's table show.
+"""
+
+import difflib
+import json
+import re
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from neuron_ops.errors import InvalidInput
+
+RECIPES = Path(__file__).parent / "recipes"
+PACKAGE_SCHEME = "package:"
+
+Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """Frozen, strict, closed: what every section shares."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class BaseModelSection(Section):
+    """Which published model is fine-tuned: a Hugging Face repository at a commit, or a folder."""
+
+    repository: str | None = None
+    """Hugging Face repository id, such as meta-llama/Llama-3.1-8B. Either this or `path`."""
+    revision: str | None = None
+    """Commit of `repository`: 40 hexadecimal digits. A branch name would change under a finished artifact."""
+    path: str | None = None
+    """Folder with the published files: a local path, s3://bucket/folder, or package:folder within neuron_ops."""
+    name: str | None = None
+    """Id that adapters and model cards give for a model from `path`. Needed with `path` only."""
+
+    @field_validator("revision")
+    @classmethod
+    def _pinned(cls, revision: str | None) -> str | None:
+        if revision is not None and not re.fullmatch(r"[0-9a-f]{40}", revision):
+            raise ValueError("must be a full commit id (40 hexadecimal digits), not a branch or a tag")
+        return revision
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.repository is None) == (self.path is None):
+            raise ValueError("give either repository (with revision) or path (with name)")
+        if self.repository is not None and self.revision is None:
+            raise ValueError("repository needs revision, the commit to fetch")
+        if self.path is not None and self.name is None:
+            raise ValueError("path needs name, the id that model cards and adapters will give for it")
+        return self
+
+    @property
+    def id(self) -> str:
+        """The name by which adapters and cards refer to the model; never a path of one machine."""
+        name = self.repository or self.name
+        assert name is not None, "the validator admits no section without either"
+        return name
+
+
+class DatasetSection(Section):
+    """How raw rows become token rows."""
+
+    format: Literal["dolly"] = "dolly"
+    """Columns of the raw rows. dolly: instruction, context, response and (optional) category."""
+    chat_template: Literal["model", "llama3"] = "model"
+    """Template that renders conversations: the base model's own, or ours in Llama 3's layout for bases without one."""
+    pad_token: str | None = None
+    """Token that fills the end of a sequence, for base models whose tokenizer names none; never the end-of-turn token."""
+    system_prompt: str = ""
+    """System message rendered before every conversation; none when empty."""
+    holdout_fraction: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.05
+    """Share of rows kept out of training and used for evaluation, chosen by a hash of each row."""
+    overlong: Literal["error", "drop"] = "error"
+    """What to do with a row that has more tokens than graph.sequence_length: stop, or drop and count it."""
+    max_rejected_fraction: Fraction = 0.05
+    """Largest share of rows that may be rejected (duplicates, empty answers, overlong rows) before the step fails."""
+    packing: bool = True
+    """Pack several rows into one sequence, positions restarting at each. False: one row per sequence, padded."""
+
+
+class LoraSection(Section):
+    """The low-rank adapter, in PEFT's terms."""
+
+    r: Count = 16
+    """Rank of the two factors."""
+    alpha: Annotated[float, Field(gt=0.0)] = 16.0
+    """Scaling numerator: the update is multiplied by alpha / r."""
+    dropout: Fraction = 0.05
+    """Dropout on the adapter's input during training, as a probability."""
+    target_modules: tuple[str, ...] = ("q_proj", "v_proj")
+    """Linear layers that get an adapter, by the last part of their name."""
+
+    @field_validator("target_modules")
+    @classmethod
+    def _known(cls, modules: tuple[str, ...]) -> tuple[str, ...]:
+        known = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+        wrong = sorted(set(modules) - set(known))
+        if wrong or not modules or len(set(modules)) < len(modules):
+            raise ValueError(f"must be one or more, each once, of {', '.join(known)}; got {list(modules)}")
+        return modules
+
+
+class GraphSection(Section):
+    """Whatever changes the compiled graph, and nothing else: a change here costs a compilation on Trainium."""
+
+    sequence_length: Annotated[int, Field(ge=16, multiple_of=8)] = 1024
+    """Tokens per sequence. Every sequence has exactly this length: another shape would be another graph."""
+    micro_batch_size: Count = 1
+    """Sequences per forward pass on one data-parallel rank."""
+    gradient_accumulation: Count = 1
+    """Forward passes per optimizer step on one data-parallel rank."""
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """Number format of the frozen base model while training. Adapter and optimizer state stay in float32."""
+    attention: Literal["eager", "sdpa", "flash"] = "sdpa"
+    """Attention implementation: eager, PyTorch's scaled_dot_product_attention, or Neuron's flash kernel."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more compute."""
+    lora: LoraSection = LoraSection()
+    """The adapter."""
+
+
+class TrainingSection(Section):
+    """The optimizer, its schedule and what is kept on the way."""
+
+    seed: Annotated[int, Field(ge=0)] = 42
+    """Seed of initialization, dropout and data order."""
+    steps: Count
+    """Optimizer steps. `fine-tune plan` and the asset's metadata say how many epochs that is."""
+    learning_rate: Annotated[float, Field(gt=0.0)] = 2e-4
+    """Peak learning rate of AdamW."""
+    schedule: Literal["linear", "cosine", "constant"] = "cosine"
+    """Learning rate after warm-up: linear or cosine down to zero at the last step, or constant."""
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    """Optimizer steps over which the learning rate rises linearly to its peak."""
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
+    """Decoupled weight decay of AdamW."""
+    adam_beta1: Fraction = 0.9
+    """Decay of AdamW's first moment."""
+    adam_beta2: Fraction = 0.999
+    """Decay of AdamW's second moment."""
+    max_grad_norm: Annotated[float, Field(gt=0.0)] = 1.0
+    """Gradients are scaled down to this global 2-norm where they exceed it."""
+    log_every: Count = 10
+    """Steps between two lines of progress."""
+    evaluate_every: Count = 100
+    """Steps between two evaluations on the held-out rows. The last step is always evaluated."""
+    checkpoint_every: Count = 100
+    """Steps between two checkpoints; a multiple of evaluate_every, so that each has an evaluation loss."""
+    keep_checkpoints: Count = 2
+    """Most recent checkpoints that are kept. The best one is kept besides."""
+    early_stopping_patience: Count | None = None
+    """Evaluations in a row without a lower held-out loss after which training stops; null: never."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.checkpoint_every % self.evaluate_every:
+            raise ValueError(
+                f"checkpoint_every ({self.checkpoint_every}) must be a multiple of evaluate_every "
+                f"({self.evaluate_every}), so that the best checkpoint can be told by its evaluation"
+            )
+        if self.warmup_steps >= self.steps:
+            raise ValueError(f"warmup_steps ({self.warmup_steps}) must be below steps ({self.steps})")
+        return self
+
+
+class HardwareSection(Section):
+    """What training runs on. This section alone decides processes, cores, pod limits and node selectors."""
+
+    backend: Literal["cpu", "cuda", "neuron"] = "cpu"
+    """Where the training loop runs."""
+    instance_type: str | None = None
+    """EC2 instance type, such as trn1.32xlarge; needed by neuron, which derives its processes from it."""
+    nodes: Count = 1
+    """Machines that train together."""
+    processes: Count | None = None
+    """Processes per node for cpu and cuda (default 1). neuron starts one per core of the instance."""
+    tensor_parallel: Count = 1
+    """Ranks that share each layer."""
+    pipeline_parallel: Count = 1
+    """Groups of layers on different ranks."""
+
+
+class EvaluationSection(Section):
+    """How the merged model is judged against its base."""
+
+    prompts: Annotated[int, Field(ge=1, le=64)] = 4
+    """Held-out prompts answered by both models in the report."""
+    max_new_tokens: Count = 64
+    """Longest answer, in tokens."""
+    min_improvement: float = 0.0
+    """The gate: held-out loss must fall by more than this many nats per token, or the model is stopped."""
+
+
+class Recipe(Section):
+    """One fine-tuning, from base model to verdict."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")]
+    """Name of the recipe, for people; it changes no artifact's address."""
+    base_model: BaseModelSection
+    """The published model."""
+    dataset: DatasetSection = DatasetSection()
+    """From raw rows to token rows."""
+    graph: GraphSection = GraphSection()
+    """What is compiled."""
+    training: TrainingSection
+    """The loop."""
+    hardware: HardwareSection = HardwareSection()
+    """The machines."""
+    evaluation: EvaluationSection = EvaluationSection()
+    """The verdict."""
+
+    def to_json(self) -> str:
+        """The recipe with every default spelled out; `load_recipe` reads it back."""
+        return self.model_dump_json(indent=2)
+
+
+def load_recipe(name_or_path: str, overrides: Mapping[str, object] | None = None) -> Recipe:
+    """Read a recipe by its shipped name or its file, then apply `{"training.learning_rate": 1e-4}`-like overrides.
+
+    Raises:
+        InvalidInput: no such recipe, not YAML, an unknown or missing field, a value out of range.
+    """
+    path = _find(name_or_path)
+    data = _read_yaml(path)
+    for dotted, value in (overrides or {}).items():
+        _override(data, dotted, value)
+    # JSON is pydantic's strict mode that still takes lists for tuples and 1 for 1.0, and nothing else.
+    try:
+        return Recipe.model_validate_json(json.dumps(data), strict=True)
+    except ValidationError as error:
+        raise InvalidInput(_explain(error, path)) from None
+
+
+def shipped_recipes() -> list[str]:
+    """Names of the recipes in this package."""
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def parse_value(text: str) -> object:
+    """The value of a `--set key=value`, read as the YAML of a recipe would be.
+
+    Raises:
+        InvalidInput: not a YAML scalar or list.
+    """
+    try:
+        return yaml.load(text, Loader=_StrictLoader)
+    except yaml.YAMLError as error:
+        raise InvalidInput(f"{text!r} is not a YAML value ({error}). Quote it or write it as in a recipe.") from None
+
+
+def parse_overrides(pairs: list[str]) -> dict[str, object]:
+    """`["training.steps=20"]` as `{"training.steps": 20}`.
+
+    Raises:
+        InvalidInput: a pair without `=`.
+    """
+    overrides: dict[str, object] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals:
+            raise InvalidInput(f"--set {pair!r} has no '='. Write it as section.field=value.")
+        overrides[key.strip()] = parse_value(text)
+    return overrides
+
+
+def package_path(path: str) -> Path | None:
+    """`package:demo/model` as a folder of this package, wherever that is installed; None for any other path."""
+    if not path.startswith(PACKAGE_SCHEME):
+        return None
+    return Path(__file__).parent / path.removeprefix(PACKAGE_SCHEME)
+
+
+def _find(name_or_path: str) -> Path:
+    if name_or_path.endswith((".yaml", ".yml", ".json")):
+        path = Path(name_or_path)
+        if not path.is_file():
+            raise InvalidInput(f"Recipe file {name_or_path!r} does not exist. Check the path.")
+        return path
+    path = RECIPES / f"{name_or_path}.yaml"
+    if name_or_path not in shipped_recipes():
+        raise InvalidInput(
+            f"There is no recipe {name_or_path!r}{_did_you_mean(name_or_path, shipped_recipes())} "
+            f"Shipped: {', '.join(shipped_recipes())}. A file of your own must end in .yaml."
+        )
+    return path
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:  # Any: what a file holds is unknown until the model has validated it
+    try:
+        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
+    except UnicodeDecodeError as error:
+        raise InvalidInput(f"Recipe {path} is not UTF-8 text ({error.reason} at byte {error.start}).") from None
+    except yaml.YAMLError as error:
+        raise InvalidInput(f"Recipe {path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(data, dict):
+        raise InvalidInput(f"Recipe {path} must be a mapping of sections, but is a {type(data).__name__}.")
+    return data
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """SafeLoader that refuses a key given twice, reads 2e-5 as a number (YAML 1.2), and takes no date for a date."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[object] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+_StrictLoader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_StrictLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
+)
+
+
+def _override(data: dict[str, Any], dotted: str, value: object) -> None:
+    *parents, last = dotted.split(".")
+    section: Any = data
+    for parent in parents:
+        section = section.setdefault(parent, {})
+        if not isinstance(section, dict):
+            raise InvalidInput(f"Override {dotted!r}: {parent!r} is a value, not a section.")
+    section[last] = value
+
+
+def _explain(error: ValidationError, path: Path) -> str:
+    lines = [
+        _explain_one(tuple(detail["loc"]), detail["type"], detail["msg"], detail["input"]) for detail in error.errors()
+    ]
+    return f"Recipe {path}:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+def _explain_one(location: tuple[int | str, ...], kind: str, message: str, value: object) -> str:
+    where = ".".join(str(part) for part in location) or "recipe"
+    if kind == "extra_forbidden":
+        known = _fields_at(location[:-1])
+        return f"{where}: unknown field{_did_you_mean(str(location[-1]), known)} Known here: {', '.join(known)}."
+    if kind == "missing":
+        return f"{where}: this field is required."
+    reason = message.removeprefix("Value error, ").removeprefix("Input ")
+    return f"{where}: {reason}" + ("" if isinstance(value, dict) else f" (got {value!r})")
+
+
+@cache
+def _fields_at(location: tuple[int | str, ...]) -> list[str]:
+    model: type[BaseModel] = Recipe
+    for part in location:
+        annotation = model.model_fields[str(part)].annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            model = annotation
+    return list(model.model_fields)
+
+
+def _did_you_mean(word: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    return f"; did you mean {close[0]!r}?" if close else "."
