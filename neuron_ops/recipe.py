@@ -76,7 +76,7 @@ class DatasetSection(Section):
     chat_template: Literal["model", "llama3"] = "model"
     """Template that renders conversations: the base model's own, or ours in Llama 3's layout for bases without one."""
     pad_token: str | None = None
-    """Token that fills the end of a sequence, for base models whose tokenizer names none; never the end-of-turn token."""
+    """Token that fills sequences up, for base models whose tokenizer names none; never the end-of-turn token."""
     system_prompt: str = ""
     """System message rendered before every conversation; none when empty."""
     holdout_fraction: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.05
@@ -185,6 +185,8 @@ class HardwareSection(Section):
     """Machines that train together."""
     processes: Count | None = None
     """Processes per node for cpu and cuda (default 1). neuron starts one per core of the instance."""
+    threads: Count = 1
+    """CPU threads of each process. Fixed, so that sums, and with them weights, are the same on every machine."""
     tensor_parallel: Count = 1
     """Ranks that share each layer."""
     pipeline_parallel: Count = 1

@@ -1,0 +1,220 @@
+"""What every step program shares: four flags, logging, progress to Dagster, errors as exit codes, publishing.
+
+This is one of the two places that read the environment; everything else takes arguments. A new knob is a field of the
+recipe, never a flag here.
+"""
+
+import argparse
+import contextlib
+import importlib.metadata
+import logging
+import os
+import platform
+import resource
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+
+from dagster_pipes import DAGSTER_PIPES_CONTEXT_ENV_VAR, PipesContext, open_dagster_pipes
+
+from neuron_ops.artifacts import ArtifactStore, CheckRecord, FileRecord, Manifest, Scalar, Writer
+from neuron_ops.errors import OpsError
+from neuron_ops.launch import LAUNCHER_PID, end_without_launcher
+from neuron_ops.raw import RawDatasets
+from neuron_ops.recipe import load_recipe
+from neuron_ops.run import Plan, Run
+from neuron_ops.steps import BY_VERB, Step
+
+log = logging.getLogger(__name__)
+
+LOGGERS = ("neuron_ops", "__main__")
+"""Ours; a module that runs as the program is called __main__."""
+
+TOOLCHAIN = ("torch", "transformers", "peft", "accelerate", "datasets", "tokenizers", "safetensors", "numpy")
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """What a step says about the files it wrote."""
+
+    metrics: dict[str, Scalar]
+    """Numbers and words that a person wants to see beside the artifact."""
+    checks: tuple[CheckRecord, ...] = ()
+    """Properties that the step established; one that failed stops whatever would be built on the artifact."""
+
+
+Build = Callable[[Run, Path], Product]
+"""Fills a folder for the run's dataset version."""
+
+
+def main(verb: str, build: Build) -> None:
+    """Run a step as a program and exit: 0, an OpsError's code, 143 after SIGTERM, or 1 with a traceback."""
+    arguments = _parse(verb)
+    _configure_logging()
+    _end_on_signals()
+    with _dagster():
+        try:
+            make(BY_VERB[verb], _run(arguments), build)
+        except OpsError as error:
+            _report_error(error)
+            sys.exit(error.exit_code)
+
+
+def make(step: Step, run: Run, build: Build) -> None:
+    """Make the step's artifact unless it is finished; of several ranks, only the first writes.
+
+    Raises:
+        OpsError: what the step, its inputs or the store found wrong.
+    """
+    plan = run.require_before(step.artifact)
+    if run.store.find(plan.address) is not None:
+        log.info("%s is finished already; nothing to do", plan.address)
+        return
+    log.info("making %s", plan.address)
+    started = time.monotonic()
+    try:
+        with run.store.writer(plan.address) as writer:
+            product = build(run, writer.path)
+            if _rank() == 0:
+                _publish(step, run, plan, writer, product, time.monotonic() - started)
+    except OSError:
+        # The run that finishes first removes what slower ones were writing; to them that looks like a vanished folder.
+        if run.store.find(plan.address) is None:
+            raise
+        log.info("another run finished %s first; its files are used", plan.address)
+
+
+def _publish(step: Step, run: Run, plan: Plan, writer: Writer, product: Product, seconds: float) -> None:
+    def make_manifest(data: str, files: tuple[FileRecord, ...]) -> Manifest:
+        return Manifest(
+            artifact=step.artifact,
+            step=step.verb,
+            dataset_version=plan.address.dataset_version,
+            fingerprint=plan.address.fingerprint,
+            reads=plan.reads,
+            inputs=plan.inputs,
+            data=data,
+            files=files,
+            metrics={**product.metrics, **_costs(seconds)},
+            checks=product.checks,
+            toolchain=toolchain(),
+            finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+
+    artifact = writer.publish(make_manifest)
+    manifest = artifact.manifest
+    log.info("finished %s: %d files, %d bytes", artifact.location, len(manifest.files), manifest.total_bytes)
+
+
+def toolchain() -> dict[str, str]:
+    """Versions of what is installed and can change results, read without importing any of it."""
+    versions = {"python": platform.python_version()}
+    for name in TOOLCHAIN:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return versions
+
+
+def _costs(seconds: float) -> dict[str, Scalar]:
+    own, children = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return {
+        "seconds": round(seconds, 3),
+        "cpu_seconds": round(own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime, 3),
+        "peak_rss_bytes": own.ru_maxrss * 1024,
+    }
+
+
+def _parse(verb: str) -> argparse.Namespace:
+    step = BY_VERB[verb]
+    parser = argparse.ArgumentParser(
+        prog=f"python -m neuron_ops.{verb}", description=f"Makes {step.artifact} and publishes it in the store."
+    )
+    parser.add_argument("--recipe", required=True, help="name of a shipped recipe, or a .yaml or .json file")
+    parser.add_argument("--store", required=True, help="folder or s3://bucket/prefix that holds the artifacts")
+    parser.add_argument("--raw", help="folder or s3://bucket/prefix of the raw datasets (default: STORE/raw)")
+    parser.add_argument("--dataset-version", required=step.partitioned, help="the dataset version, such as demo-v1")
+    return parser.parse_args()
+
+
+def _run(arguments: argparse.Namespace) -> Run:
+    store = ArtifactStore(arguments.store)
+    raw = RawDatasets(arguments.raw or f"{store.url}/raw")
+    return Run(load_recipe(arguments.recipe), store, raw, arguments.dataset_version)
+
+
+def _launched_by_dagster() -> bool:
+    return DAGSTER_PIPES_CONTEXT_ENV_VAR in os.environ
+
+
+def _rank() -> int:
+    return int(os.environ.get("RANK", "0"))
+
+
+def _configure_logging() -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(message)s", datefmt="%H:%M:%S"))
+    # Launched by Dagster, progress goes to its event log; a second copy of each line would only hide warnings.
+    handler.setLevel(logging.WARNING if _launched_by_dagster() else logging.INFO)
+    logging.getLogger().addHandler(handler)
+    for name in LOGGERS:
+        logging.getLogger(name).setLevel(logging.INFO if _rank() == 0 else logging.WARNING)
+
+
+def _end_on_signals() -> None:
+    """SIGTERM unwinds the program, so that half-written files go; a launcher that is gone means SIGTERM too."""
+
+    def unwind(number: int, _frame: FrameType | None) -> None:
+        sys.exit(128 + number)
+
+    signal.signal(signal.SIGTERM, unwind)
+    launcher = os.environ.get(LAUNCHER_PID)
+    if launcher is not None:
+        threading.Thread(target=_follow, args=(int(launcher),), daemon=True).start()
+
+
+def _follow(launcher: int) -> None:
+    end_without_launcher(launcher)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(10)
+    os._exit(143)  # a rank inside a collective never returns to Python, so the handler above never runs
+
+
+@contextlib.contextmanager
+def _dagster() -> Iterator[None]:
+    """Send the log to Dagster while the step runs, where Dagster launched it; from the first rank only."""
+    if not _launched_by_dagster() or _rank() != 0:
+        yield
+        return
+    with open_dagster_pipes() as pipes:
+        handler = _PipesHandler(pipes)
+        for name in LOGGERS:
+            logging.getLogger(name).addHandler(handler)
+        try:
+            yield
+        finally:
+            for name in LOGGERS:
+                logging.getLogger(name).removeHandler(handler)
+
+
+class _PipesHandler(logging.Handler):
+    """Each record becomes a line of Dagster's event log, live."""
+
+    def __init__(self, pipes: PipesContext) -> None:
+        super().__init__(logging.INFO)
+        self._pipes = pipes
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._pipes.log.log(record.levelno, record.getMessage())
+
+
+def _report_error(error: OpsError) -> None:
+    if PipesContext.is_initialized():
+        PipesContext.get().report_custom_message({"error": {"message": str(error), "retry": error.retry}})
+    else:
+        sys.stderr.write(f"error: {error}\n")

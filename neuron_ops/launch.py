@@ -1,0 +1,85 @@
+"""From a step to a running program: its command line, its environment, its process group.
+
+A step runs in a process group of its own. When the caller is interrupted, every process of the group gets SIGTERM,
+time to end, then SIGKILL: cancel means cancel, also under torchrun. What the program does belongs to the step.
+"""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from neuron_ops.backends import layout
+from neuron_ops.recipe import Recipe
+from neuron_ops.steps import Step
+
+LAUNCHER_PID = "FINE_TUNE_LAUNCHER_PID"
+"""Variable that names the launching process; a step whose launcher is gone ends itself."""
+
+GRACE_SECONDS = 20.0
+
+
+def command(step: Step, recipe: Recipe, recipe_file: Path, store: str, raw: str, version: str | None) -> list[str]:
+    """The command line of a step; torchrun in front where the backend starts several processes.
+
+    Raises:
+        InvalidInput: the recipe's hardware does not work out.
+    """
+    processes = layout(recipe).processes_per_node if step.launched_by_backend else 1
+    program = ["-m", f"neuron_ops.{step.verb}", "--recipe", str(recipe_file), "--store", store, "--raw", raw]
+    if version is not None and step.partitioned:
+        program += ["--dataset-version", version]
+    if processes == 1:
+        return [sys.executable, *program]
+    # --standalone: c10d rendezvous on a free port of this machine, no etcd.
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    return [*torchrun, *program]
+
+
+def execute(argv: Sequence[str], extra_environment: Mapping[str, str]) -> int:
+    """Run a program to its end and return its exit status; negative for a signal, as subprocess has it.
+
+    The program inherits this process's environment, unread. Whatever interrupts the wait ends the whole process group
+    before it goes on.
+    """
+    environment = {**os.environ, **extra_environment, LAUNCHER_PID: str(os.getpid())}
+    process = subprocess.Popen(argv, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
+    try:
+        return process.wait()
+    except BaseException:
+        _signal(process, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(GRACE_SECONDS)
+        raise
+    finally:
+        # Also after a clean exit: a rank that outlived its leader would hold the accelerator.
+        _signal(process, signal.SIGKILL)
+        process.wait()
+
+
+def end_without_launcher(launcher: int, interval: float = 1.0) -> None:
+    """Return once process `launcher` is gone; called in a thread of the step.
+
+    SIGKILL of the launcher reaches nobody else: without this, a training would go on that nobody waits for.
+    """
+    while _is_alive(launcher):
+        time.sleep(interval)
+
+
+def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, number)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
