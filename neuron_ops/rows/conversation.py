@@ -1,0 +1,50 @@
+"""What a raw row becomes before any tokenizer sees it: a conversation, or a reason to leave the row out.
+
+The shape that every format produces and the chat template renders belongs here; reading columns belongs to `formats`,
+rendering to `chat_template`.
+"""
+
+import json
+from dataclasses import dataclass
+from typing import Literal
+
+Role = Literal["system", "user", "assistant"]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn."""
+
+    role: Role
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """One raw row as turns; the last one is the assistant's, which is what training learns."""
+
+    where: str
+    """File and line of the raw row, for messages."""
+    messages: tuple[Message, ...]
+
+    @property
+    def prompt(self) -> tuple[Message, ...]:
+        """Every turn before the last answer."""
+        return self.messages[:-1]
+
+    @property
+    def answer(self) -> str:
+        """Content of the last turn."""
+        return self.messages[-1].content
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A row that is left out and counted; data has such rows, so it is no error until there are too many of them."""
+
+    reason: str
+
+
+def canonical_bytes(messages: tuple[Message, ...]) -> bytes:
+    """The same bytes for the same turns, wherever the row stands; two different lists of turns never share them."""
+    return json.dumps([[message.role, message.content] for message in messages], ensure_ascii=False).encode()
