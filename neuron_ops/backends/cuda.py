@@ -1,0 +1,29 @@
+"""The loop's device on an NVIDIA GPU: as on the CPU, with the GPU's own random generator."""
+
+import torch
+from accelerate import Accelerator
+
+from neuron_ops.backends.cpu import CpuBackend
+from neuron_ops.errors import InvalidInput
+
+
+class CudaBackend(CpuBackend):
+    """One process per GPU."""
+
+    def _open(self) -> Accelerator:
+        if not torch.cuda.is_available():
+            raise InvalidInput(
+                "hardware.backend is cuda, but torch sees no GPU here. "
+                "Use backend cpu, or install a CUDA build of torch."
+            )
+        return Accelerator()
+
+    def rng_states(self) -> dict[str, torch.Tensor]:
+        """The host's and the GPU's generator of every rank, by `cpu/<rank>` and `cuda/<rank>`."""
+        states = self._accelerator.gather(torch.cuda.get_rng_state()[None].to(self.device)).cpu()
+        return super().rng_states() | {f"cuda/{rank}": state.clone() for rank, state in enumerate(states)}
+
+    def restore_rng(self, states: dict[str, torch.Tensor]) -> None:
+        """Continue this rank's two streams."""
+        super().restore_rng(states)
+        torch.cuda.set_rng_state(states[f"cuda/{self.rank}"])

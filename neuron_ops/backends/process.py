@@ -1,0 +1,77 @@
+"""What the training loop asks of a backend; torch's types appear here for the type checker only."""
+
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from neuron_ops.recipe import Recipe
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+
+class Backend(Protocol):
+    """One process of a training, on one kind of device."""
+
+    rank: int
+    """Global rank of this process."""
+    data_parallel_rank: int
+    """Which share of each global batch this process takes."""
+    data_parallel_size: int
+    """How many shares there are."""
+    device: "torch.device"
+    """Where batches go."""
+    summed_loss: dict[str, Any]  # Any: keyword arguments of a model's forward
+    """Arguments that make the model return the loss summed over tokens, not averaged."""
+
+    def load_model(self, folder: Path, recipe: Recipe) -> "nn.Module":
+        """The base model with a fresh adapter, on the device, ready for the loop."""
+        ...
+
+    def trainable(self, model: "nn.Module") -> dict[str, "nn.Parameter"]:
+        """The adapter's parameters by name, in a fixed order."""
+        ...
+
+    def accumulate(self, model: "nn.Module", last: bool) -> AbstractContextManager[None]:
+        """Around each micro-batch: gradients are exchanged at the last one only."""
+        ...
+
+    def backward(self, loss: "torch.Tensor") -> None:
+        """Add the gradients of `loss`."""
+        ...
+
+    def clip_and_step(
+        self, optimizer: "torch.optim.Optimizer", parameters: Iterable["nn.Parameter"], max_norm: float
+    ) -> "torch.Tensor":
+        """Clip to the global 2-norm, update, and return the norm before clipping, shape ()."""
+        ...
+
+    def sum_over_ranks(self, value: "torch.Tensor") -> "torch.Tensor":
+        """The sum over data-parallel ranks, on every rank."""
+        ...
+
+    def sync(self) -> None:
+        """End of a stretch of device work; a lazy device executes here."""
+        ...
+
+    def barrier(self) -> None:
+        """Wait for every rank."""
+        ...
+
+    def rng_states(self) -> dict[str, "torch.Tensor"]:
+        """State of every generator of every rank that the loop draws from, by name; uint8, host. Collective."""
+        ...
+
+    def restore_rng(self, states: dict[str, "torch.Tensor"]) -> None:
+        """Set this rank's generators from what `rng_states` returned."""
+        ...
+
+    def save_adapter(self, model: "nn.Module", folder: Path) -> None:
+        """Write the adapter in this backend's format. Collective; the first rank writes."""
+        ...
+
+    def load_adapter(self, model: "nn.Module", folder: Path) -> None:
+        """Read what `save_adapter` wrote."""
+        ...
