@@ -1,0 +1,32 @@
+"""The dataset versions as Dagster partitions."""
+
+from click import ClickException
+from dagster import DynamicPartitionsDefinition
+from dagster._core.definitions.partitions.context import PartitionLoadingContext
+
+PARTITIONS_NAME = "dataset_version"
+
+
+class UnknownDatasetVersion(ClickException):
+    """A partition key that is not registered. Click prints it as one line, where Dagster would print a traceback."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(
+            f"Dataset version {key!r} is not registered as a partition of this Dagster instance. Register it with: "
+            f"fine-tune partitions add {key}   (fine-tune partitions list shows the registered ones; DAGSTER_HOME must "
+            "be the same for both commands)"
+        )
+
+
+class DatasetVersions(DynamicPartitionsDefinition):
+    """Dynamic partitions whose unknown keys say what to do; in all else Dagster's own."""
+
+    def validate_partition_key(self, partition_key: str, context: PartitionLoadingContext) -> None:
+        """Raises UnknownDatasetVersion for a key that is not registered."""
+        if context.dynamic_partitions_store is not None and not context.dynamic_partitions_store.has_dynamic_partition(
+            PARTITIONS_NAME, partition_key
+        ):
+            raise UnknownDatasetVersion(partition_key)
+
+
+DATASET_VERSIONS = DatasetVersions(name=PARTITIONS_NAME)

@@ -1,0 +1,71 @@
+"""What starts a run without a person: a dataset version that lands."""
+
+from collections.abc import Iterator
+
+from dagster import (
+    AssetMaterialization,
+    DefaultSensorStatus,
+    RunRequest,
+    SensorEvaluationContext,
+    SensorResult,
+    SkipReason,
+    sensor,
+)
+from dagster._core.definitions.data_version import DATA_VERSION_TAG
+
+from fine_tune_assets.jobs import fine_tune
+from fine_tune_assets.partitions import DATASET_VERSIONS, PARTITIONS_NAME
+from fine_tune_assets.resources import FineTuning
+from neuron_ops.errors import OpsError
+from neuron_ops.raw import RawDatasets, check_version
+from neuron_ops.steps import RAW_DATASET
+
+MAX_NEW_PER_TICK = 20
+"""A tick has a minute, and each new version's rows are read once for their digest; the rest waits for the next."""
+
+
+@sensor(
+    job=fine_tune,
+    minimum_interval_seconds=30,
+    default_status=DefaultSensorStatus.STOPPED,
+    description="Registers each dataset version that has landed as a partition and fine-tunes on it, in one tick.",
+)
+def new_dataset_version(context: SensorEvaluationContext, fine_tuning: FineTuning) -> SensorResult | SkipReason:
+    """Compare names, not dates: a listing is sorted by name, and a late version may sort before the others."""
+    raw = fine_tuning.raw_datasets()
+    known = set(context.instance.get_dynamic_partitions(PARTITIONS_NAME))
+    landed: dict[str, str] = {}
+    problems: list[str] = []
+    for version in _unknown(raw, known):
+        if len(landed) == MAX_NEW_PER_TICK:
+            break
+        try:
+            check_version(version)
+            if raw.has_landed(version):
+                landed[version] = raw.digest(version)
+        except OpsError as error:
+            problems.append(str(error))
+            context.log.warning(str(error))
+    if not landed:
+        return SkipReason(" ".join([f"No new dataset version in {raw.url}.", *problems]))
+    return SensorResult(
+        dynamic_partitions_requests=[DATASET_VERSIONS.build_add_request(list(landed))],
+        run_requests=[
+            RunRequest(run_key=f"{version}-{digest}", partition_key=version) for version, digest in landed.items()
+        ],
+        asset_events=[delivery(raw, version, digest) for version, digest in landed.items()],
+    )
+
+
+def delivery(raw: RawDatasets, version: str, digest: str) -> AssetMaterialization:
+    """The event by which Dagster knows that a dataset version exists, the root of its lineage."""
+    return AssetMaterialization(
+        RAW_DATASET,
+        partition=version,
+        metadata={"location": f"{raw.url}/{version}", **raw.stats(version)},
+        tags={DATA_VERSION_TAG: digest},
+    )
+
+
+def _unknown(raw: RawDatasets, known: set[str]) -> Iterator[str]:
+    return (name for name in raw.names() if name not in known and not name.startswith("."))

@@ -1,0 +1,33 @@
+"""Which recipe and which store a process uses unless it is told otherwise: the Dagster side's only look at the
+environment."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+DEFAULT_RECIPE = "tiny_llama_cpu"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Defaults that a run's configuration or a command's options override."""
+
+    recipe: str
+    """FINE_TUNE_RECIPE: name of a shipped recipe or path of a file."""
+    store: str
+    """FINE_TUNE_STORE: folder or s3://bucket/prefix of the artifacts."""
+    raw: str
+    """FINE_TUNE_RAW: folder or s3://bucket/prefix that dataset versions land in."""
+    dagster_home: str | None
+    """DAGSTER_HOME: where Dagster keeps its instance; None means a temporary one."""
+
+
+def read_settings() -> Settings:
+    """The environment, with defaults that need nothing: everything below ./.fine_tune."""
+    store = os.environ.get("FINE_TUNE_STORE") or str(Path.cwd() / ".fine_tune" / "artifacts")
+    return Settings(
+        recipe=os.environ.get("FINE_TUNE_RECIPE") or DEFAULT_RECIPE,
+        store=store,
+        raw=os.environ.get("FINE_TUNE_RAW") or f"{store.rstrip('/')}/raw",
+        dagster_home=os.environ.get("DAGSTER_HOME") or None,
+    )
