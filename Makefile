@@ -1,0 +1,56 @@
+# Two commands matter: `make demo` and `make test`. Both make their own virtual environment in .venv.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+VERSION := demo-v1
+
+# Dagster keeps its instance here, and the artifacts lie beside it in .fine_tune/artifacts.
+export DAGSTER_HOME := $(CURDIR)/.fine_tune/dagster
+export FINE_TUNE_STORE := $(CURDIR)/.fine_tune/artifacts
+export DAGSTER_DISABLE_TELEMETRY := 1
+
+.PHONY: help demo ui test check lint types install clean
+
+help:
+	@echo "make demo    fine-tune, merge and judge the shipped model on the shipped dataset ($(VERSION))"
+	@echo "make ui      open the Dagster UI on what the demo made: http://localhost:3000"
+	@echo "make test    everything that CI runs: lint, types, all tests"
+	@echo "make check   the same without the slow tests, for the inner loop"
+	@echo "make clean   remove the environment and everything the demo made"
+
+demo: install
+	@$(BIN)/fine-tune dataset list | grep -qx $(VERSION) || $(BIN)/fine-tune dataset add $(VERSION) package:demo/raw/$(VERSION)
+	@$(BIN)/fine-tune partitions list | grep -qx $(VERSION) || $(BIN)/fine-tune partitions add $(VERSION)
+	$(BIN)/dagster asset materialize -m fine_tune_assets.definitions --select '*' --partition $(VERSION)
+	@echo
+	@$(BIN)/fine-tune report $(VERSION)
+	@echo
+	@echo "Open the UI with: make ui   (then http://localhost:3000)"
+
+ui: install
+	$(BIN)/dagster dev
+
+test: install lint types
+	$(BIN)/pytest -n 2
+
+check: install lint types
+	$(BIN)/pytest -n 2 -m "not slow and not ui"
+
+lint:
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types:
+	$(BIN)/mypy
+
+install: $(VENV)/installed
+
+# torch first and by itself: its CPU build, where one is offered, is chosen by the exact version.
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) .fine_tune

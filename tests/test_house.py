@@ -1,0 +1,95 @@
+"""The rules of docs/architecture.md that a program can check."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fine_tune_assets.assets import LOOKS
+from fine_tune_assets.checks import CHECKS
+from neuron_ops.recipe import load_recipe, shipped_recipes
+from neuron_ops.steps import BY_ARTIFACT, RAW_DATASET, STEPS, upstream
+
+ROOT = Path(__file__).parent.parent
+# Reads the files that Trainium's libraries wrote: names in their pickles, and an unpickler that admits tensors only.
+LEGACY = "neuron_ops/weights/torch_zip.py"
+HEAVY = ("torch", "transformers", "peft", "datasets", "boto3", "s3fs", "kubernetes", "dagster_k8s")
+
+
+def _sources(package: str, *, without: tuple[str, ...] = ()) -> Iterator[tuple[str, str]]:
+    for path in sorted((ROOT / package).rglob("*.py")):
+        name = path.relative_to(ROOT).as_posix()
+        if not name.startswith(without):
+            yield name, path.read_text(encoding="utf-8")
+
+
+def _lines_with(pattern: str, sources: Iterator[tuple[str, str]]) -> list[str]:
+    found = re.compile(pattern)
+    return [f"{name}: {line.strip()}" for name, text in sources for line in text.splitlines() if found.search(line)]
+
+
+def test_the_compute_side_never_imports_dagster() -> None:
+    imports = _lines_with(
+        r"^\s*(from|import) (dagster|fine_tune_assets)\b(?!_pipes)",
+        _sources("neuron_ops", without=("neuron_ops/cli.py",)),
+    )
+    pipes = _lines_with(r"^\s*(from|import) dagster(?!_pipes)", _sources("neuron_ops"))
+
+    assert imports == []
+    assert pipes == []
+
+
+def test_loading_the_code_location_imports_nothing_heavy() -> None:
+    program = f"import sys, fine_tune_assets.definitions; print([name for name in {HEAVY} if name in sys.modules])"
+
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
+
+    assert found.stdout.strip() == "[]"
+
+
+def test_only_backends_name_a_device_s_software() -> None:
+    named = _lines_with(
+        r"torch_xla|neuronx|torch\.cuda|NEURON_", _sources("neuron_ops", without=("neuron_ops/backends/", LEGACY))
+    )
+
+    assert named == []
+
+
+def test_the_environment_is_read_in_two_places() -> None:
+    readers = ("fine_tune_assets/settings.py", "neuron_ops/cli.py")
+    everything = [*_sources("fine_tune_assets", without=readers), *_sources("neuron_ops", without=readers)]
+
+    reads = _lines_with(r"os\.environ|os\.getenv", iter(everything))
+
+    assert reads == [
+        "neuron_ops/launch.py: environment = {**os.environ, **extra_environment, LAUNCHER_PID: str(os.getpid())}"
+    ]
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_every_shipped_recipe_loads(name: str) -> None:
+    assert load_recipe(name).name == name
+
+
+def test_every_asset_has_a_step_and_a_look_and_known_inputs() -> None:
+    artifacts = {step.artifact for step in STEPS}
+
+    assert set(LOOKS) == artifacts
+    assert set(CHECKS) <= artifacts
+    assert all(set(upstream(step)) <= artifacts | {RAW_DATASET} for step in STEPS)
+    assert all(BY_ARTIFACT[step.artifact] is step for step in STEPS)
+
+
+def test_no_pickle_is_written_or_run() -> None:
+    sources = _sources("neuron_ops", without=(LEGACY,))
+
+    assert _lines_with(r"\bpickle\b\.|torch\.(save|load)\(|weights_only=False", sources) == []
+
+
+def test_every_module_says_what_belongs_in_it() -> None:
+    everything = [*_sources("fine_tune_assets"), *_sources("neuron_ops")]
+
+    assert [name for name, text in everything if not text.startswith('"""')] == []
