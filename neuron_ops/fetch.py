@@ -20,7 +20,7 @@ from neuron_ops.errors import CorruptArtifact, InvalidInput, Unavailable
 from neuron_ops.files import open_files
 from neuron_ops.recipe import BaseModelSection, package_path
 from neuron_ops.run import Run
-from neuron_ops.safetensors_io import read_model_folder
+from neuron_ops.weights.safetensors_io import read_model_folder
 
 log = logging.getLogger(__name__)
 

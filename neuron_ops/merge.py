@@ -1,0 +1,73 @@
+"""`merge` makes `merged_model`: the base with the adapter in it, as a complete Hugging Face model folder."""
+
+import json
+import logging
+from pathlib import Path
+
+from neuron_ops import cli
+from neuron_ops.artifacts import CheckRecord
+from neuron_ops.model_card import write_model_card
+from neuron_ops.run import Run
+from neuron_ops.weights.lora import low_rank_parts, read_adapter
+from neuron_ops.weights.lora_targets import WeightedAdapter
+from neuron_ops.weights.merge_proof import verify_merge
+from neuron_ops.weights.merge_report import MergeReport
+from neuron_ops.weights.merging import merge_adapters
+
+log = logging.getLogger(__name__)
+
+TEMPLATE = "chat_template.jinja"
+
+
+def build(run: Run, out: Path) -> cli.Product:
+    """Merge, read the result again to prove it, and write the model card."""
+    # Merging hashes every byte of the base as it copies it, so the base's own digests are compared by the proof.
+    with run.require("base_model").local(verify=False) as base, run.require("consolidated_weights").local() as adapter:
+        report = merge_adapters(base, [WeightedAdapter(adapter)], out)
+        proof = verify_merge(base, out, report, reread_base=True)
+        targets = {f"{module}.weight" for module in low_rank_parts(read_adapter(adapter))}
+    _add_template(run, out)
+    write_model_card(run, out)
+    log.info("merged %d tensors, %d bytes of the base are unchanged", proof.num_changed, proof.bytes_equal_to_base)
+    return cli.Product(
+        metrics={
+            "changed_tensors": proof.num_changed,
+            "bytes_changed": proof.bytes_changed,
+            "bytes_equal_to_base": proof.bytes_equal_to_base,
+            "max_rounding_error": report.max_abs_error,
+            "smallest_change_norm": min(tensor.delta_norm for tensor in report.changed),
+        },
+        checks=(_changed_are_targets(report, targets), _untouched_equal_base(report, proof.bytes_equal_to_base)),
+    )
+
+
+def _changed_are_targets(report: MergeReport, targets: set[str]) -> CheckRecord:
+    changed = {tensor.name for tensor in report.changed}
+    return CheckRecord(
+        name="changed_tensors_are_the_targets",
+        passed=changed == targets,
+        description=f"{len(changed)} tensors changed, {len(targets)} are targeted, each change is larger than zero",
+        values={"changed": len(changed), "targeted": len(targets)},
+    )
+
+
+def _untouched_equal_base(report: MergeReport, equal: int) -> CheckRecord:
+    expected = report.bytes_copied
+    return CheckRecord(
+        name="untouched_bytes_are_the_bases",
+        passed=equal == expected,
+        description=f"{equal} of {expected} bytes outside the changed tensors were read again and equal the base's",
+        values={"equal": equal, "expected": expected},
+    )
+
+
+def _add_template(run: Run, out: Path) -> None:
+    """A base without a chat template was trained with one of ours; a model without it could not be prompted right."""
+    config = out / "tokenizer_config.json"
+    has_one = (out / TEMPLATE).is_file() or (config.is_file() and "chat_template" in json.loads(config.read_bytes()))
+    if not has_one:
+        (out / TEMPLATE).write_bytes(run.require("tokenized_dataset").read(TEMPLATE))
+
+
+if __name__ == "__main__":
+    cli.main("merge", build)

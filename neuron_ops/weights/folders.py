@@ -1,0 +1,77 @@
+"""A result folder that exists whole or not at all."""
+
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from neuron_ops.errors import InvalidInput
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """A temporary folder beside `out` that becomes `out` when the block ends well and vanishes when it doesn't.
+
+    A killed process leaves its temporary folder behind; the next one that writes the same `out` removes it. A lock on
+    the folder, which ends with the process, tells the dead from the living.
+    """
+    check_not_taken(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(out)
+    partial = Path(tempfile.mkdtemp(prefix=_prefix(out), dir=out.parent))
+    lock = _lock(partial)
+    try:
+        partial.chmod(0o755)  # mkdtemp's 0700 would follow the folder to its final name
+        yield partial
+        check_not_taken(out)
+        partial.rename(out)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    finally:
+        if lock is not None:
+            os.close(lock)
+
+
+def check_not_taken(out: Path) -> None:
+    """Refuse to write over anything."""
+    if out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir()))):
+        raise InvalidInput(f"{out} already exists and is not an empty folder. Remove it or name another folder.")
+
+
+def check_free_space(folder: Path, needed: int) -> None:
+    """Refuse before the first byte what would end with a full disk."""
+    status = os.statvfs(folder)
+    free = status.f_bavail * status.f_frsize
+    if needed > free:
+        raise InvalidInput(
+            f"{folder} has {free / 1e9:.2f} GB free, the result takes {needed / 1e9:.2f} GB. Free some space or name a "
+            "folder on another disk."
+        )
+
+
+def _prefix(out: Path) -> str:
+    return f".{out.name}.partial-"
+
+
+def _lock(folder: Path) -> int | None:
+    """An exclusive lock that ends with the process; None if someone else has it or the file system has no locks."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _remove_leftovers(out: Path) -> None:
+    for leftover in out.parent.glob(f"{_prefix(out)}*"):
+        with suppress(FileNotFoundError, NotADirectoryError):
+            lock = _lock(leftover)
+            if lock is not None:
+                shutil.rmtree(leftover, ignore_errors=True)
+                os.close(lock)

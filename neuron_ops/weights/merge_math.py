@@ -1,0 +1,272 @@
+"""The numbers of a merge: one changed tensor, a block of rows at a time, in fp32 with one rounding at the end.
+
+With W the base weight, A and B an adapter's factors and s its scaling:
+
+    LoRA    W + s * (B @ A)                        peft/tuners/lora/layer.py, Linear.merge, get_delta_weight
+    DoRA    m / norm(W + s * (B @ A)) * (W + s * (B @ A))   peft/tuners/lora/variants.py, DoraLinearVariant.merge_safe
+
+The norm runs over the inputs of each output (for an embedding: over the vocabulary, per dimension). PEFT rounds the
+product to the adapter's dtype first when that is 16 bits wide; here it stays fp32. Several adapters are one product:
+their factors stand side by side.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neuron_ops.errors import InvalidInput
+from neuron_ops.weights.byte_ranges import OpenFile
+from neuron_ops.weights.lora_targets import Change, LowRank
+from neuron_ops.weights.rounding import (
+    WORD,
+    Floats,
+    Words,
+    largest_magnitude,
+    narrow,
+    round_to_bfloat16,
+    rounding_error,
+    widen,
+)
+from neuron_ops.weights.safetensors_io import TensorEntry
+
+# 256 Ki elements, 4 MB in all buffers: still in the cache, and numpy's overhead per call is below 2 %.
+BLOCK_ELEMENTS = 1 << 18
+_FP32_UNIT = 2.0**-24
+
+
+@dataclass(frozen=True, slots=True)
+class Factors:
+    """A change as `left @ right * scale`, with the magnitude of DoRA if it has one."""
+
+    left: Floats
+    """rows x rank"""
+    right: Floats
+    """rank x columns"""
+    scale: float
+    magnitude: Floats | None = None
+    magnitude_of_rows: bool = True
+
+    def norm(self) -> float:
+        """The Frobenius norm of the product, from the two small Gram matrices: exact enough, and free."""
+        left, right = self.left.astype(np.float64), self.right.astype(np.float64)
+        return abs(self.scale) * math.sqrt(max(0.0, float(np.sum((left.T @ left) * (right @ right.T)))))
+
+    def error_bound(self) -> float:
+        """Of the fp32 product: each entry is at most (longest row of left) * (longest column of right)."""
+        if not self.left.size or not self.right.size:
+            return 0.0
+        rows = math.sqrt(float(np.max(np.sum(np.square(self.left, dtype=np.float64), axis=1))))
+        columns = math.sqrt(float(np.max(np.sum(np.square(self.right, dtype=np.float64), axis=0))))
+        return float((self.left.shape[1] + 2) * _FP32_UNIT * rows * columns * abs(self.scale))
+
+
+class Workspace:
+    """The buffers of one thread, reused for every block of every tensor."""
+
+    def __init__(self) -> None:
+        self._buffers: dict[str, NDArray[np.uint8]] = {}
+
+    def floats(self, name: str, shape: tuple[int, int]) -> Floats:
+        return self._buffer(name, shape, 4).view(np.float32).reshape(shape)
+
+    def bits(self, name: str, shape: tuple[int, int]) -> NDArray[np.uint32]:
+        return self._buffer(name, shape, 4).view(np.uint32).reshape(shape)
+
+    def words(self, name: str, shape: tuple[int, int], dtype: str) -> Words:
+        words: Words = self._buffer(name, shape, WORD[dtype].itemsize).view(WORD[dtype]).reshape(shape)
+        return words
+
+    def _buffer(self, name: str, shape: tuple[int, int], width: int) -> NDArray[np.uint8]:
+        size = shape[0] * shape[1] * width
+        if name not in self._buffers or self._buffers[name].size < size:
+            self._buffers[name] = np.empty(size, np.uint8)
+        return self._buffers[name][:size]
+
+
+def read_floats(file: OpenFile, entry: TensorEntry) -> Floats:
+    """A small tensor (a factor, a bias, a magnitude) as fp32; NaN and infinity are refused."""
+    words = np.empty(entry.shape, WORD[entry.dtype])
+    if words.size:
+        file.read_into(words.reshape(-1).data.cast("B"), entry.start)
+    values = np.empty(entry.shape, np.float32)
+    widen(words, entry.dtype, values)
+    if not np.isfinite(values).all():
+        raise InvalidInput(f"{file.path}: {entry.name} holds NaN or infinity. Take an earlier checkpoint.")
+    return values
+
+
+def read_factors(change: Change, rows: int, columns: int) -> Factors:
+    """The factors of all adapters that change one tensor."""
+    lefts, rights, scales = [], [], []
+    magnitude = None
+    for update in change.low_rank:
+        left, right, magnitude = _read_update(update)
+        lefts.append(left)
+        rights.append(right)
+        scales.append(update.scale)
+    for bias in change.bias:  # a vector is a matrix of one column
+        with OpenFile(bias.adapter.file.path) as file:
+            lefts.append(read_floats(file, bias.entry).reshape(-1, 1))
+        rights.append(np.ones((1, 1), np.float32))
+        scales.append(bias.scale)
+    if not lefts:
+        return Factors(np.empty((rows, 0), np.float32), np.empty((0, columns), np.float32), 1.0)
+    of_rows = not any(update.embedding for update in change.low_rank)
+    right, scale = _scaled(rights, scales)
+    left = lefts[0] if len(lefts) == 1 else np.concatenate(lefts, axis=1)
+    return Factors(left, right, scale, magnitude, of_rows)
+
+
+def _read_update(update: LowRank) -> tuple[Floats, Floats, Floats | None]:
+    with OpenFile(update.adapter.file.path) as file:
+        a, b = read_floats(file, update.a), read_floats(file, update.b)
+        magnitude = None if update.magnitude is None else read_floats(file, update.magnitude)
+    if update.embedding:
+        return np.ascontiguousarray(a.T), np.ascontiguousarray(b.T), magnitude
+    return b, a, magnitude
+
+
+def _scaled(rights: Sequence[Floats], scales: Sequence[float]) -> tuple[Floats, float]:
+    """Scales go into the small factor where that loses nothing (powers of two) or can't be avoided (several)."""
+    if len(rights) == 1 and abs(math.frexp(scales[0])[0]) != 0.5:
+        return rights[0], scales[0]
+    parts = [right * np.float32(scale) for right, scale in zip(rights, scales, strict=True)]
+    return (parts[0] if len(parts) == 1 else np.concatenate(parts, axis=0)), 1.0
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What is known about a changed tensor once all its blocks are computed."""
+
+    delta_norm: float
+    """Frobenius norm of the change before rounding."""
+    differs: bool
+    """Whether any weight is another one after rounding."""
+    max_abs_error: float
+
+
+class TensorMerge:
+    """Computes one changed tensor from the base's rows (or the adapter's, where it replaces the tensor)."""
+
+    def __init__(self, change: Change, entry: TensorEntry, base: OpenFile, work: Workspace) -> None:
+        self.change = change
+        self.entry = entry
+        self.rows = entry.shape[0] if entry.shape else 1
+        self.columns = math.prod(entry.shape[1:])
+        self.factors = read_factors(change, self.rows, self.columns)
+        self._base = base
+        self._work = work
+        self._differs = False
+        self._largest = 0.0
+        self._delta_squared = 0.0
+        self._row_step = max(1, BLOCK_ELEMENTS // self.columns)
+        self._column_factor: Floats | None = None
+        self._largest_factor = 1.0
+        if self.factors.magnitude is not None and not self.factors.magnitude_of_rows:
+            self._column_factor = self._dora_column_factor(self.factors.magnitude)
+
+    def blocks(self) -> Iterator[Words]:
+        """The new rows, block after block; a block is valid until the next is asked for."""
+        replacement = self.change.replacement
+        with OpenFile(replacement.adapter.file.path if replacement else self._base.path) as source:
+            for start in range(0, self.rows, self._row_step):
+                stop = min(start + self._row_step, self.rows)
+                yield self._block(start, stop, source)
+
+    def outcome(self) -> Outcome:
+        exact = self.change.replacement is None and self.factors.magnitude is None
+        norm = self.factors.norm() if exact else math.sqrt(self._delta_squared)
+        error = rounding_error(self._largest, self.entry.dtype) + _FP32_UNIT * self._largest
+        error += self.factors.error_bound() * self._largest_factor
+        if self.factors.magnitude is not None:  # the norm's own sum, and the division
+            error += (max(self.rows, self.columns) / 2 + 4) * _FP32_UNIT * self._largest
+        return Outcome(norm, self._differs, error)
+
+    def _block(self, start: int, stop: int, source: OpenFile) -> Words:
+        shape = (stop - start, self.columns)
+        stored, values = self._base_values(start, stop)
+        result = self._work.words("result", shape, self.entry.dtype)
+        before = None
+        if self.change.replacement is not None:
+            before = values.copy()
+            self._replacement_values(source, start, stop, values)
+        elif self.factors.magnitude is not None:
+            before = values.copy()
+        self._change(values, start, stop)
+        if before is not None:
+            np.subtract(values, before, out=before)
+            self._delta_squared += float(np.vdot(before, before))
+        self._round(values, result)
+        self._differs = self._differs or not np.array_equal(stored, result)
+        self._largest = max(self._largest, self._checked_magnitude(result))
+        return result
+
+    def _base_values(self, start: int, stop: int) -> tuple[Words, Floats]:
+        shape = (stop - start, self.columns)
+        words = self._work.words("stored", shape, self.entry.dtype)
+        self._base.read_into(words.data.cast("B"), self.entry.start + start * self.columns * words.itemsize)
+        values = self._work.floats("values", shape)
+        widen(words, self.entry.dtype, values)
+        return words, values
+
+    def _replacement_values(self, source: OpenFile, start: int, stop: int, values: Floats) -> None:
+        replacement = self.change.replacement
+        assert replacement is not None
+        words = self._work.words("replaced", values.shape, replacement.entry.dtype)
+        source.read_into(words.data.cast("B"), replacement.entry.start + start * self.columns * words.itemsize)
+        widen(words, replacement.entry.dtype, values)
+
+    def _change(self, values: Floats, start: int, stop: int) -> None:
+        """values += left @ right * scale, then DoRA's rescaling."""
+        factors = self.factors
+        if factors.left.shape[1]:
+            delta = self._work.floats("delta", values.shape)
+            np.matmul(factors.left[start:stop], factors.right, out=delta)
+            if factors.scale != 1:
+                np.multiply(delta, np.float32(factors.scale), out=delta)
+            np.add(values, delta, out=values)
+        if factors.magnitude is not None:
+            scale = (
+                self._column_factor if self._column_factor is not None else self._dora_row_factor(values, start, stop)
+            )
+            self._largest_factor = max(self._largest_factor, float(np.abs(scale).max()))
+            np.multiply(values, scale, out=values)
+
+    def _dora_row_factor(self, values: Floats, start: int, stop: int) -> Floats:
+        assert self.factors.magnitude is not None
+        norms = np.sqrt(np.einsum("ij,ij->i", values, values))
+        factor: Floats = (self.factors.magnitude[start:stop] / norms)[:, None]
+        return factor
+
+    def _dora_column_factor(self, magnitude: Floats) -> Floats:
+        """An embedding is normed over its rows, so they are all read once before the first is written."""
+        squares = np.zeros(self.columns, np.float64)
+        plain = Factors(self.factors.left, self.factors.right, self.factors.scale)
+        whole, self.factors = self.factors, plain
+        for start in range(0, self.rows, self._row_step):
+            stop = min(start + self._row_step, self.rows)
+            _, values = self._base_values(start, stop)
+            self._change(values, start, stop)
+            squares += np.einsum("ij,ij->j", values, values)
+        self.factors = whole
+        norms = np.sqrt(squares).astype(np.float32)
+        return (magnitude / norms)[None, :]
+
+    def _round(self, values: Floats, result: Words) -> None:
+        if self.entry.dtype == "BF16" and self.change.replacement is None:
+            round_to_bfloat16(values, result, self._work.bits("scratch", (values.shape[0], values.shape[1])))
+        else:
+            narrow(values, self.entry.dtype, result)
+
+    def _checked_magnitude(self, result: Words) -> float:
+        scratch = self._work.bits("scratch", (result.shape[0], result.shape[1]))
+        magnitude = largest_magnitude(result, self.entry.dtype, scratch)
+        if not math.isfinite(magnitude):
+            raise InvalidInput(
+                f"{self.entry.name} of {self._base.path} becomes NaN or infinite in {self.entry.dtype} with this "
+                "adapter. Take an earlier checkpoint, a smaller weight, or a base in a wider dtype."
+            )
+        return magnitude

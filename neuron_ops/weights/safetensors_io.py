@@ -1,0 +1,271 @@
+"""The safetensors format: headers, sharded folders, and writing tensors one after another.
+
+Tensors are addressed as byte ranges; nothing here loads a model or knows what a tensor is for. numpy only: no torch.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+from pathlib import Path
+from typing import Self
+
+from neuron_ops.errors import CorruptArtifact, InvalidInput, MissingArtifact
+from neuron_ops.weights.byte_ranges import (
+    Digest,
+    FileDigest,
+    OpenFile,
+    copy_range,
+    create_file,
+    file_digest,
+    new_digest,
+)
+
+INDEX_NAME = "model.safetensors.index.json"
+SINGLE_NAME = "model.safetensors"
+# The reference implementation's own limit; a longer "header" is some other file.
+MAX_HEADER_BYTES = 100_000_000
+
+# In the order in which the reference implementation writes them: widest alignment first.
+ITEM_BYTES = {
+    "U64": 8,
+    "I64": 8,
+    "F64": 8,
+    "F32": 4,
+    "U32": 4,
+    "I32": 4,
+    "BF16": 2,
+    "F16": 2,
+    "U16": 2,
+    "I16": 2,
+    "F8_E8M0": 1,
+    "F8_E4M3": 1,
+    "F8_E5M2": 1,
+    "I8": 1,
+    "U8": 1,
+    "BOOL": 1,
+}
+_WRITE_ORDER = {dtype: place for place, dtype in enumerate(ITEM_BYTES)}
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """Name, type and shape of a tensor, wherever it lies."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        return prod(self.shape) * ITEM_BYTES[self.dtype]
+
+
+@dataclass(frozen=True, slots=True)
+class TensorEntry:
+    """A tensor in a file: bytes `start` to `end`, counted from the beginning of the file."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one slice along the first dimension (of everything, for a scalar)."""
+        return prod(self.shape[1:]) * ITEM_BYTES[self.dtype]
+
+
+@dataclass(frozen=True)
+class SafetensorsFile:
+    """A checked header: the entries cover the file without hole or overlap, in the order of their bytes."""
+
+    path: Path
+    header: bytes
+    """Everything before the first tensor: length field and JSON, as it was found."""
+    entries: Mapping[str, TensorEntry]
+    metadata: Mapping[str, str]
+    size: int
+
+
+def read_safetensors(path: Path) -> SafetensorsFile:
+    """Read and check the header of one file."""
+    with OpenFile(path) as reader:
+        size = reader.size
+        if size < 8:
+            raise CorruptArtifact(f"{path} has {size} bytes, too few for a safetensors header. Fetch it again.")
+        length = int.from_bytes(reader.read(0, 8), "little")
+        if length > MAX_HEADER_BYTES or 8 + length > size:
+            raise CorruptArtifact(
+                f"{path} has {size} bytes but its header claims {length}: it was cut short or is no safetensors file. "
+                "Fetch it again."
+            )
+        header = bytes(reader.read(0, 8 + length))
+    try:
+        fields = json.loads(header[8:])
+        metadata = {str(key): str(value) for key, value in fields.pop("__metadata__", {}).items()}
+        entries = [_parse_entry(name, field, len(header)) for name, field in fields.items()]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CorruptArtifact(f"{path} has an unreadable safetensors header ({error}). Fetch it again.") from None
+    entries.sort(key=lambda entry: (entry.start, entry.end))
+    _check_coverage(path, entries, len(header), size)
+    return SafetensorsFile(path, header, {entry.name: entry for entry in entries}, metadata, size)
+
+
+def _parse_entry(name: str, field: dict[str, object], header_bytes: int) -> TensorEntry:
+    dtype, shape, offsets = field["dtype"], field["shape"], field["data_offsets"]
+    if dtype not in ITEM_BYTES or not isinstance(shape, list) or not isinstance(offsets, list):
+        raise ValueError(f"tensor {name!r} is described as {field!r}")
+    start, end = (int(offset) + header_bytes for offset in offsets)
+    return TensorEntry(name, str(dtype), tuple(int(side) for side in shape), start, end)
+
+
+def _check_coverage(path: Path, entries: Sequence[TensorEntry], header_bytes: int, size: int) -> None:
+    position = header_bytes
+    for entry in entries:
+        expected = prod(entry.shape) * ITEM_BYTES[entry.dtype]
+        if entry.start != position or entry.end - entry.start != expected or min(entry.shape, default=0) < 0:
+            raise CorruptArtifact(
+                f"{path}: tensor {entry.name!r} ({entry.dtype} {list(entry.shape)}, {expected} bytes) is said to lie "
+                f"at bytes {entry.start} to {entry.end}, but the one before it ends at {position}. Fetch it again."
+            )
+        position = entry.end
+    if position != size:
+        raise CorruptArtifact(
+            f"{path} has {size} bytes, but its header describes {position}: it was cut short or overwritten. "
+            "Fetch it again."
+        )
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """The weights of a model: one file, or shards with an index."""
+
+    path: Path
+    files: tuple[SafetensorsFile, ...]
+    """Sorted by name."""
+    index: Path | None
+
+    @cached_property
+    def places(self) -> dict[str, tuple[SafetensorsFile, TensorEntry]]:
+        """Every tensor with the file that holds it."""
+        return {name: (file, entry) for file in self.files for name, entry in file.entries.items()}
+
+
+def read_model_folder(folder: Path) -> ModelFolder:
+    """Read the headers of `model.safetensors`, or of the shards its index names; check that they agree."""
+    index = folder / INDEX_NAME
+    if not index.is_file():
+        if not (folder / SINGLE_NAME).is_file():
+            raise MissingArtifact(
+                f"{folder} holds neither {SINGLE_NAME} nor {INDEX_NAME}. Give the folder of a Hugging Face model with "
+                "safetensors weights."
+            )
+        return ModelFolder(folder, (read_safetensors(folder / SINGLE_NAME),), None)
+    weight_map = _read_weight_map(index)
+    files = tuple(read_safetensors(folder / name) for name in sorted(set(weight_map.values())))
+    found = {name: file.path.name for file in files for name in file.entries}
+    if found != weight_map or sum(len(file.entries) for file in files) != len(found):
+        wrong = sorted(name for name in found.keys() | weight_map.keys() if found.get(name) != weight_map.get(name))
+        raise CorruptArtifact(
+            f"{index} and the shards beside it disagree about {', '.join(wrong[:3]) or 'a tensor that is held twice'}: "
+            "they are not from one model. Fetch the model again."
+        )
+    return ModelFolder(folder, files, index)
+
+
+def _read_weight_map(index: Path) -> dict[str, str]:
+    try:
+        weight_map = json.loads(index.read_bytes())["weight_map"]
+        result = {str(name): str(file) for name, file in weight_map.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CorruptArtifact(f"{index} is no safetensors index ({error}). Fetch the model again.") from None
+    if outside := [file for file in result.values() if Path(file).name != file]:
+        raise InvalidInput(f"{index} names {outside[0]!r}, which is not a file beside it. Fetch the model again.")
+    return result
+
+
+def encode_header(tensors: Sequence[TensorSpec], metadata: Mapping[str, str]) -> bytes:
+    """The bytes before the first tensor, for `tensors` in this order; padded to 8 bytes as the reference does."""
+    fields: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
+    position = 0
+    for tensor in tensors:
+        end = position + tensor.nbytes
+        fields[tensor.name] = {
+            "dtype": tensor.dtype,
+            "shape": list(tensor.shape),
+            "data_offsets": [position, end],
+        }
+        position = end
+    text = json.dumps(fields, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def in_file_order(tensors: Iterable[TensorSpec]) -> list[TensorSpec]:
+    """By alignment, then by name: the order of the reference implementation, so equal tensors give equal files."""
+    return sorted(tensors, key=lambda tensor: (_WRITE_ORDER[tensor.dtype], tensor.name))
+
+
+class SafetensorsWriter:
+    """Writes one file: the header first, then exactly the announced tensors, in order, each byte once.
+
+    The file's digest grows with it, so nothing has to be read again.
+    """
+
+    def __init__(self, path: Path, tensors: Sequence[TensorSpec], metadata: Mapping[str, str] | None = None) -> None:
+        header = encode_header(tensors, {"format": "pt"} if metadata is None else metadata)
+        self.size = len(header) + sum(tensor.nbytes for tensor in tensors)
+        self._file = create_file(path)
+        self._digest = new_digest()
+        self._position = 0
+        self.write(memoryview(header))
+
+    def write(self, data: memoryview) -> None:
+        """Append bytes."""
+        self._digest.update(data)
+        self._file.write(data, self._position)
+        self._position += len(data)
+
+    def copy(self, source: OpenFile, offset: int, length: int, digests: Sequence[Digest] = ()) -> None:
+        """Append a byte range of another file."""
+        copy_range(source, offset, self._file, self._position, length, [self._digest, *digests])
+        self._position += length
+
+    def finish(self) -> FileDigest:
+        """The digest of the full file; one that is not full is a defect of the caller."""
+        if self._position != self.size:
+            raise RuntimeError(f"{self._file.path}: {self._position} bytes written, {self.size} announced")
+        return FileDigest(self._file.path.name, self.size, self._digest.hexdigest())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+
+def split_into_shards(tensors: Sequence[TensorSpec], max_shard_bytes: int) -> list[tuple[str, list[TensorSpec]]]:
+    """Fill shards in the given order; one file keeps the plain name. A tensor above the limit gets its own shard."""
+    shards: list[list[TensorSpec]] = [[]]
+    filled = 0
+    for tensor in tensors:
+        if shards[-1] and filled + tensor.nbytes > max_shard_bytes:
+            shards.append([])
+            filled = 0
+        shards[-1].append(tensor)
+        filled += tensor.nbytes
+    if len(shards) == 1:
+        return [(SINGLE_NAME, shards[0])]
+    return [(f"model-{i:05d}-of-{len(shards):05d}.safetensors", shard) for i, shard in enumerate(shards, start=1)]
+
+
+def write_index(folder: Path, shards: Sequence[tuple[str, Sequence[TensorSpec]]]) -> FileDigest:
+    """Write the index of a sharded model."""
+    total = sum(tensor.nbytes for _, tensors in shards for tensor in tensors)
+    weight_map = {tensor.name: file for file, tensors in shards for tensor in tensors}
+    content = {"metadata": {"total_size": total}, "weight_map": weight_map}
+    (folder / INDEX_NAME).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+    return file_digest(folder / INDEX_NAME, INDEX_NAME)
