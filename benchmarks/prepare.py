@@ -162,7 +162,7 @@ def make_tokenizer(folder: Path) -> None:
     tokenizer.save(str(folder / "model" / "tokenizer.json"))
     config = {"tokenizer_class": "PreTrainedTokenizerFast", **SPECIAL_TOKENS}
     (folder / "model" / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
-    template = Path(__file__).parents[1] / "neuron_ops" / "formats" / "llama3.jinja"
+    template = Path(__file__).parents[1] / "neuron_ops" / "rows" / "formats" / "llama3.jinja"
     (folder / "model" / "chat_template.jinja").write_text(template.read_text(encoding="utf-8"), encoding="utf-8")
 
 

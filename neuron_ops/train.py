@@ -15,15 +15,16 @@ from pathlib import Path
 import torch
 
 from neuron_ops import cli
-from neuron_ops.artifacts import Artifact, CheckRecord
+from neuron_ops.artifacts import CheckRecord
 from neuron_ops.backends import open_backend
 from neuron_ops.backends.process import Backend
 from neuron_ops.errors import InvalidInput
-from neuron_ops.recipe import Recipe, TrainingSection
+from neuron_ops.recipe import Recipe
 from neuron_ops.run import Run
 from neuron_ops.training.batches import Batch, Rows, Schedule
 from neuron_ops.training.checkpoints import HISTORY, Checkpoints, TrainingState, step_of
 from neuron_ops.training.history import History, Row, draw_losses
+from neuron_ops.training.learning_rate import learning_rate
 
 log = logging.getLogger(__name__)
 
@@ -33,29 +34,17 @@ def build(run: Run, out: Path) -> cli.Product:
     backend = open_backend(run.recipe)
     plan = run.plan("lora_checkpoints")
     checkpoints = Checkpoints(run.store, plan, backend)
-    with run.require("tokenized_dataset").local() as rows, run.require("base_model").local() as base:
+    dataset, model = run.require("tokenized_dataset"), run.require("base_model")
+    first = backend.rank == 0  # one rank reads every byte to compare digests; the others compare sizes
+    with dataset.local(verify=first) as rows, model.local(verify=first) as base:
         loop = Loop(run.recipe, backend, checkpoints, rows, base, out / HISTORY)
         loop.run()
     if backend.rank == 0:
+        checkpoints.tidy()
         summary = checkpoints.summary(loop.best_step())
         (out / "checkpoints.json").write_text(json.dumps(summary, indent=2) + "\n")
         draw_losses(loop.history, out / "loss.png")
     return cli.Product(metrics=loop.metrics(), checks=(_held_out_loss_fell(loop.history),))
-
-
-def learning_rate(section: TrainingSection, step: int) -> float:
-    """Learning rate of optimizer step `step` (from 0): a pure function, so that resuming needs no scheduler state.
-
-    The warm-up begins above zero: zero is a constant of its own to a compiler, and would cost one more graph.
-    """
-    if step < section.warmup_steps:
-        return section.learning_rate * (step + 1) / section.warmup_steps
-    progress = (step - section.warmup_steps) / max(1, section.steps - section.warmup_steps)
-    if section.schedule == "linear":
-        return section.learning_rate * (1.0 - progress)
-    if section.schedule == "cosine":
-        return section.learning_rate * 0.5 * (1.0 + math.cos(math.pi * progress))
-    return section.learning_rate
 
 
 def _held_out_loss_fell(history: History) -> CheckRecord:
@@ -103,7 +92,7 @@ class Loop:
         self._history_file = history_file
         self._pending: list[tuple[Row, torch.Tensor, torch.Tensor]] = []
         self._speed = _Speed()
-        self._resumed_from = 0
+        self._resumed_from = self._rows_written = 0
         self.history = History()
 
     def run(self) -> None:
@@ -151,14 +140,10 @@ class Loop:
         }
 
     def _resume(self) -> int:
-        finished = self._checkpoints.finished()
-        if not finished:
-            return 0
-        newest: Artifact = finished[-1]
-        self.history = self._checkpoints.restore(newest, self._state)
-        self._resumed_from = step_of(newest)
-        self._write_history()
-        log.info("resuming from step %d (%s)", self._resumed_from, newest.location)
+        self._resumed_from, self.history = self._checkpoints.restore_newest(self._state)
+        if self._resumed_from:
+            self._write_history()
+            log.info("resuming from the checkpoint at step %d", self._resumed_from)
         return self._resumed_from
 
     def _train_step(self, step: int) -> None:
@@ -197,14 +182,26 @@ class Loop:
     def _read_losses(self) -> None:
         for row, loss, norm in self._pending:
             mean = float(self._backend.sum_over_ranks(loss)) / self._backend.data_parallel_size
-            if not math.isfinite(mean):
-                raise InvalidInput(
-                    f"Training diverged: the loss of step {int(row['step'])} is {mean}. Lower training.learning_rate "
-                    f"(now {self._section.learning_rate}) or training.max_grad_norm, then materialize again."
-                )
+            self._check_finite(int(row["step"]), {"loss": mean, "gradient norm": float(norm)})
             self.history.add({"step": row["step"], "loss": mean, "grad_norm": float(norm), **row})
         self._pending.clear()
         self._write_history()
+
+    def _check_finite(self, step: int, values: dict[str, float]) -> None:
+        """Weights that are no numbers any more are never saved: each checkpoint follows an evaluation."""
+        for name, value in values.items():
+            if math.isfinite(value):
+                continue
+            if step == 0:
+                raise InvalidInput(
+                    f"The {name} is {value} before any training: the base model does not work in graph.dtype "
+                    f"{self._recipe.graph.dtype}. Try float32, or another base model."
+                )
+            raise InvalidInput(
+                f"Training diverged: the {name} of step {step} is {value}. Lower training.learning_rate "
+                f"(now {self._section.learning_rate}) or training.max_grad_norm (now {self._section.max_grad_norm}), "
+                "then materialize again."
+            )
 
     def _evaluate(self, step: int) -> None:
         model, total = self._state.model, torch.zeros((), device=self._backend.device)
@@ -215,6 +212,7 @@ class Loop:
                 self._backend.sync()
         model.train()
         loss = float(self._backend.sum_over_ranks(total)) / int(self._holdout_rows.supervised.sum())
+        self._check_finite(step, {"held-out loss": loss})
         self.history.add({"step": step, "eval_loss": loss})
         self._write_history()
         log.info("step %d held-out loss %.4f", step, loss)
@@ -240,7 +238,9 @@ class Loop:
 
     def _write_history(self) -> None:
         if self._backend.rank == 0:
-            self._history_file.write_text(self.history.to_jsonl())
+            with self._history_file.open("a") as file:
+                file.write(self.history.to_jsonl(self._rows_written))
+            self._rows_written = len(self.history.rows)
 
 
 def _new_state(backend: Backend, base: Path, recipe: Recipe) -> TrainingState:

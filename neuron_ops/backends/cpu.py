@@ -113,9 +113,7 @@ class CpuBackend:
 
     def load_adapter(self, model: nn.Module, folder: Path) -> None:
         """Replace the adapter's values."""
-        result = set_peft_model_state_dict(
-            self._accelerator.unwrap_model(model), load_file(folder / ADAPTER_WEIGHTS, device=str(self.device))
-        )
+        result = set_peft_model_state_dict(self._accelerator.unwrap_model(model), load_file(folder / ADAPTER_WEIGHTS))
         if result.unexpected_keys:
             raise InvalidInput(
                 f"{folder / ADAPTER_WEIGHTS} holds {result.unexpected_keys[0]!r}, which this model has no place for. "

@@ -9,8 +9,9 @@ No pickle is written and none is read. What the loop does between two checkpoint
 """
 
 import json
+import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -21,8 +22,11 @@ from torch import nn
 
 from neuron_ops.artifacts import Address, Artifact, ArtifactStore, FileRecord, Manifest
 from neuron_ops.backends.process import Backend
+from neuron_ops.errors import CorruptArtifact
 from neuron_ops.run import Plan
 from neuron_ops.training.history import History
+
+log = logging.getLogger(__name__)
 
 ADAPTER = "adapter"
 RESUME = "resume.safetensors"
@@ -50,24 +54,42 @@ class Checkpoints:
         return self._store.parts(self._plan.address, PREFIX)
 
     def save(self, step: int, state: TrainingState, history: History) -> None:
-        """Write a checkpoint, unless an earlier attempt at this training finished it. Collective."""
-        address = self._address(step)
+        """Write a checkpoint. Collective, so every rank writes without looking: a look could differ between ranks."""
         generators = self._backend.rng_states()
-        if self._store.find(address) is None:
-            with self._store.writer(address) as writer:
-                self._backend.save_adapter(state.model, writer.path / ADAPTER)
-                if self._backend.rank == 0:
-                    _save_resume(writer.path / RESUME, step, state, generators)
-                    (writer.path / HISTORY).write_text(history.to_jsonl())
-                    writer.publish(lambda data, files: self._manifest(step, data, files, history))
+        with self._store.writer(self._address(f"{PREFIX}{step:06d}")) as writer:
+            self._backend.save_adapter(state.model, writer.path / ADAPTER)
+            if self._backend.rank == 0:
+                _save_resume(writer.path / RESUME, step, state, generators)
+                (writer.path / HISTORY).write_text(history.to_jsonl())
+                writer.publish(lambda data, files: self._manifest(step, data, files, history))
         self._backend.barrier()
 
-    def restore(self, checkpoint: Artifact, state: TrainingState) -> History:
-        """Bring model, optimizer and generators to where they were, and return the history up to there."""
+    def restore_newest(self, state: TrainingState) -> tuple[int, History]:
+        """Bring model, optimizer and generators to the newest whole checkpoint; its step, and the history up to there.
+
+        A damaged checkpoint is named and removed: what is trained from an older one will take its place.
+        """
+        newest: tuple[int, History] | None = None
+        for name in reversed(self._names()):
+            try:
+                checkpoint = self._store.find(self._address(name))
+                if checkpoint is not None:
+                    checkpoint.check_sizes()
+                    newest = newest or (step_of(checkpoint), self._restore(checkpoint, state))
+            except CorruptArtifact as error:
+                self._discard(name, error)
+        return newest or (0, History())
+
+    def _restore(self, checkpoint: Artifact, state: TrainingState) -> History:
         with checkpoint.local() as folder:
             self._backend.load_adapter(state.model, folder / ADAPTER)
             _load_resume(folder / RESUME, state, self._backend)
             return History.from_jsonl((folder / HISTORY).read_text())
+
+    def _discard(self, name: str, error: CorruptArtifact) -> None:
+        if self._backend.rank == 0:
+            log.warning("checkpoint %s is damaged, so it is removed and not used: %s", name, error)
+            self._store.remove(self._address(name))
 
     def prune(self, keep_last: int, best_step: int | None) -> None:
         """Remove all but the newest `keep_last` and the best one."""
@@ -77,6 +99,13 @@ class Checkpoints:
             if step_of(checkpoint) != best_step:
                 self._store.remove(checkpoint.address)
 
+    def tidy(self) -> None:
+        """Remove what was killed in the middle of being saved or removed."""
+        finished = {checkpoint.address.part for checkpoint in self.finished()}
+        for name in self._names():
+            if name not in finished:
+                self._store.remove(self._address(name))
+
     def summary(self, best_step: int | None) -> dict[str, object]:
         """What `checkpoints.json` says: which are there, which is best, which is last."""
         finished = self.finished()
@@ -84,9 +113,12 @@ class Checkpoints:
         best = next((record for record in records if record["step"] == best_step), records[-1])
         return {"best": best, "last": records[-1], "kept": records}
 
-    def _address(self, step: int) -> Address:
-        address = self._plan.address
-        return Address(address.artifact, address.fingerprint, address.dataset_version, f"{PREFIX}{step:06d}")
+    def _names(self) -> list[str]:
+        names = self._store.files.children(str(self._plan.address))
+        return [name for name in names if name.startswith(PREFIX)]
+
+    def _address(self, name: str) -> Address:
+        return replace(self._plan.address, part=name)
 
     def _manifest(self, step: int, data: str, files: Sequence[FileRecord], history: History) -> Manifest:
         address = self._plan.address

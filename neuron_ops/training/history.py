@@ -20,9 +20,9 @@ class History:
         """Read back what `to_jsonl` wrote."""
         return cls([json.loads(line) for line in text.splitlines()])
 
-    def to_jsonl(self) -> str:
-        """One JSON object per line."""
-        return "".join(json.dumps(row) + "\n" for row in self.rows)
+    def to_jsonl(self, first: int = 0) -> str:
+        """One JSON object per line, from row `first` on."""
+        return "".join(json.dumps(row) + "\n" for row in self.rows[first:])
 
     def add(self, row: Mapping[str, float]) -> None:
         """Append one row."""

@@ -1,0 +1,247 @@
+"""What the training tests work with: a tiny model, rows that can be learned, a store, and trainings as processes.
+
+Importing torch, transformers and peft costs several CPU seconds, so trainings that a test kills are forked from one
+process that has imported them (`fork_server.py`) and are otherwise the real program: same arguments, same exit codes.
+"""
+
+import json
+import random
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from neuron_ops import cli, compile, fetch, train
+from neuron_ops.artifacts import Artifact, ArtifactStore
+from neuron_ops.raw import RawDatasets
+from neuron_ops.recipe import Recipe, load_recipe
+from neuron_ops.rows.datasets_folder import DatasetWriter
+from neuron_ops.rows.packing import build_sequences, plan_packed
+from neuron_ops.rows.token_rows import IGNORED, TokenRow
+from neuron_ops.run import Run
+from neuron_ops.steps import BY_VERB
+from neuron_ops.training.history import History
+
+VERSION = "tiny-v1"
+SEQUENCE_LENGTH = 32
+VOCABULARY = ["<pad>", "<bos>", "<eot>", "<unk>", *(f"w{number}" for number in range(60))]
+PAD, BOS, END = 0, 1, 2
+
+RECIPE: dict[str, Any] = {
+    "name": "tiny",
+    "graph": {
+        "sequence_length": SEQUENCE_LENGTH,
+        "micro_batch_size": 2,
+        "gradient_accumulation": 2,
+        "dtype": "float32",
+        "lora": {"r": 4, "alpha": 8, "dropout": 0.0, "target_modules": ["q_proj", "v_proj", "down_proj"]},
+    },
+    "training": {
+        "steps": 6,
+        "learning_rate": 5e-3,
+        "warmup_steps": 2,
+        "log_every": 1,
+        "evaluate_every": 2,
+        "checkpoint_every": 2,
+        "keep_checkpoints": 2,
+    },
+    "evaluation": {"prompts": 3, "max_new_tokens": 8},
+}
+
+
+def make_model(folder: Path, dtype: torch.dtype = torch.float32) -> Path:
+    """A random Llama of 20,000 parameters with a tokenizer of whole words."""
+    config = LlamaConfig(
+        vocab_size=len(VOCABULARY),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=SEQUENCE_LENGTH,
+        initializer_range=0.2,
+        pad_token_id=PAD,
+        bos_token_id=BOS,
+        eos_token_id=END,
+    )
+    torch.manual_seed(0)
+    LlamaForCausalLM(config).to(dtype).save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    """One token for each word."""
+    words = Tokenizer(models.WordLevel({word: index for index, word in enumerate(VOCABULARY)}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=words, pad_token="<pad>", bos_token="<bos>", eos_token="<eot>", unk_token="<unk>"
+    )
+
+
+def make_rows(folder: Path, number: int, seed: int, packing: bool = True) -> None:
+    """Rows of many lengths that count upwards, so that they can be learned; about half of each is in the loss."""
+    chance, rows = random.Random(seed), []
+    for _ in range(number):
+        length, start = chance.randint(6, 20), chance.randrange(4, len(VOCABULARY))
+        ids = [BOS, *(4 + (start + step) % (len(VOCABULARY) - 4) for step in range(length)), END]
+        prompt = chance.randint(1, length - 2)
+        labels = [IGNORED] * prompt + ids[prompt:]
+        rows.append(TokenRow(np.array(ids, np.int32), np.array(labels, np.int32)))
+    plan = plan_packed([len(row.ids) for row in rows], SEQUENCE_LENGTH) if packing else [[at] for at in range(number)]
+    sequences = [[rows[at] for at in indices] for indices in plan]
+    with DatasetWriter(folder, SEQUENCE_LENGTH) as writer:
+        for first in range(0, len(sequences), 5):  # several batches in the file, as large datasets have
+            writer.write(build_sequences(sequences[first : first + 5], SEQUENCE_LENGTH, PAD))
+
+
+def prepare(run: Run, out: Path) -> cli.Product:
+    """In place of the real `prepare`: synthetic rows and prompts."""
+    packing = run.recipe.dataset.packing
+    make_rows(out / "train", number=40, seed=1, packing=packing)
+    make_rows(out / "holdout", number=13, seed=2, packing=packing)
+    prompts = [
+        {"messages": [{"role": "user", "content": f"count from w{at}"}], "prompt": f"<bos> w{at}", "reference": "…"}
+        for at in range(5)
+    ]
+    (out / "holdout_prompts.jsonl").write_text("".join(json.dumps(prompt) + "\n" for prompt in prompts))
+    return cli.Product(metrics={})
+
+
+def make_recipe(model: Path, **overrides: object) -> Recipe:
+    """The tiny recipe; `graph__dtype="bfloat16"` overrides `graph.dtype`."""
+    file = model.parent / "tiny.json"
+    file.write_text(json.dumps({**RECIPE, "base_model": {"path": str(model), "name": "tests/tiny"}}))
+    return load_recipe(str(file), {name.replace("__", "."): value for name, value in overrides.items()})
+
+
+def make_run(folder: Path, recipe: Recipe) -> Run:
+    """A store in which everything that `train` reads is finished."""
+    raw = folder / "store" / "raw" / VERSION
+    raw.mkdir(parents=True, exist_ok=True)
+    (raw / "rows.jsonl").write_text("{}\n")
+    (raw / "_SUCCESS").touch()
+    run = open_run(folder, recipe)
+    for verb, build in (("fetch", fetch.build), ("prepare", prepare), ("compile", compile.build)):
+        cli.make(BY_VERB[verb], run, build)
+    return run
+
+
+def open_run(folder: Path, recipe: Recipe) -> Run:
+    """The run of a store that was made before; nothing is remembered from earlier ones."""
+    store = ArtifactStore(str(folder / "store"))
+    return Run(recipe, store, RawDatasets(f"{store.url}/raw"), VERSION)
+
+
+def train_here(run: Run) -> Artifact:
+    """Train in this process."""
+    cli.make(BY_VERB["train"], run, train.build)
+    return run.require("lora_checkpoints")
+
+
+def history_of(artifact: Artifact) -> History:
+    """What the training measured."""
+    return History.from_jsonl(artifact.read("history.jsonl").decode())
+
+
+def checkpoints_of(run: Run) -> dict[str, Artifact]:
+    """Finished checkpoints by name."""
+    parts = run.store.parts(run.plan("lora_checkpoints").address, "step-")
+    return {str(part.address.part): part for part in parts}
+
+
+def contents(run: Run) -> dict[str, bytes]:
+    """Every byte that a training left, without what tells the time: by checkpoint and name."""
+    found = {}
+    for part in (run.require("lora_checkpoints"), *checkpoints_of(run).values()):
+        for file in part.manifest.files:
+            found[f"{part.address.part}/{file.name}"] = part.read(file.name)
+    return found
+
+
+def damage(artifact: Artifact, name: str) -> None:
+    """Cut a file of a finished artifact in half."""
+    path = Path(artifact.location) / name
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def publish(run: Run, artifact: str, files: Path) -> Artifact:
+    """Publish a folder as the artifact of a step that the test does in its own way."""
+    verb = next(step.verb for step in BY_VERB.values() if step.artifact == artifact)
+
+    def build(run: Run, out: Path) -> cli.Product:
+        shutil.copytree(files, out, dirs_exist_ok=True)
+        return cli.Product(metrics={})
+
+    cli.make(BY_VERB[verb], run, build)
+    return run.require(artifact)
+
+
+@dataclass(frozen=True)
+class Kill:
+    """SIGKILL at the `call`-th call of a function, `module:name`; before its body, or after it."""
+
+    function: str
+    call: int
+    after: bool = False
+    rank: int = 0
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How the processes of one training ended."""
+
+    codes: list[int]
+    """Exit code of each rank; negative for a signal."""
+    log: str
+
+
+@dataclass
+class Trainer:
+    """Starts trainings as processes of their own."""
+
+    folder: Path
+    server: "subprocess.Popen[str]"
+    references: dict[str, dict[str, bytes]] = field(default_factory=dict)
+
+    def train(self, run: Run, kill: Kill | None = None) -> Ended:
+        """Run the program `train` to its end, one process for each rank."""
+        ranks = run.recipe.hardware.processes or 1
+        request = {"argv": arguments(run, self.folder), "ranks": ranks, "kill": kill and vars(kill)}
+        assert self.server.stdin is not None
+        assert self.server.stdout is not None
+        self.server.stdin.write(json.dumps(request) + "\n")
+        self.server.stdin.flush()
+        return Ended(**json.loads(self.server.stdout.readline()))
+
+    def uninterrupted(self, run: Run) -> dict[str, bytes]:
+        """What the same training leaves when nothing disturbs it; made once for each recipe."""
+        key = run.recipe.to_json()
+        if key not in self.references:
+            undisturbed = make_run(self.folder / f"reference-{len(self.references)}", run.recipe)
+            ended = self.train(undisturbed)
+            assert set(ended.codes) == {0}, ended.log
+            self.references[key] = contents(undisturbed)
+        return self.references[key]
+
+
+def arguments(run: Run, folder: Path) -> list[str]:
+    """The arguments of a step's program."""
+    recipe = folder / "recipe.json"
+    recipe.write_text(run.recipe.to_json())
+    return ["--recipe", str(recipe), "--store", run.store.url, "--dataset-version", VERSION]
+
+
+def start_server(folder: Path) -> Trainer:
+    """Start the process that trainings are forked from."""
+    program: Sequence[str] = [sys.executable, str(Path(__file__).parent / "fork_server.py")]
+    server = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    return Trainer(folder, server)
