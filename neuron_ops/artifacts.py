@@ -12,18 +12,16 @@ import contextlib
 import hashlib
 import json
 import logging
-import os
 import secrets
-import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from neuron_ops.errors import CorruptArtifact, MissingArtifact
-from neuron_ops.files import Files, digest_file, open_files
+from neuron_ops.errors import CorruptArtifact, InvalidInput, MissingArtifact
+from neuron_ops.files import Files, digest_bytes, digest_file, open_files
 
 log = logging.getLogger(__name__)
 
@@ -157,6 +155,8 @@ class Artifact:
         data = self._files.read(f"{self._path}/{name}") if record else None
         if record is None or data is None or len(data) != record.bytes:
             raise self._corrupt(name, "is missing or has another size")
+        if digest_bytes(data) != record.digest:
+            raise self._corrupt(name, "holds other bytes")
         return data
 
     def has(self, name: str) -> bool:
@@ -164,20 +164,20 @@ class Artifact:
         return any(file.name == name for file in self.manifest.files)
 
     @contextlib.contextmanager
-    def local(self, *, verify: bool = True) -> Iterator[Path]:
+    def local(self, *, verify: bool = True, names: Collection[str] | None = None) -> Iterator[Path]:
         """The files as a local folder for the time of the `with` block, their bytes compared with the manifest.
 
-        verify=False compares sizes only, for a reader that computes digests of its own as it reads.
+        verify=False compares sizes only, for a reader that computes digests of its own as it reads. With `names`, no
+        other files need be there.
 
         Raises:
             CorruptArtifact: a file is missing, cut short, or other than it was when it was published.
         """
-        with self._files.local(self._path, [file.name for file in self.manifest.files]) as folder:
-            for file in self.manifest.files:
-                path = folder / file.name
-                if not path.is_file() or path.stat().st_size != file.bytes:
-                    raise self._corrupt(file.name, "is missing or has another size")
-                if verify and digest_file(path) != file.digest:
+        self.check_sizes()
+        files = [file for file in self.manifest.files if names is None or file.name in names]
+        with self._files.local(self._path, [file.name for file in files]) as folder:
+            for file in files if verify else ():
+                if digest_file(folder / file.name) != file.digest:
                     raise self._corrupt(file.name, "holds other bytes")
             yield folder
 
@@ -208,25 +208,39 @@ class Writer:
     _store: "ArtifactStore"
     _data: str
 
-    def publish(self, make_manifest: Callable[[str, tuple[FileRecord, ...]], Manifest]) -> Artifact:
+    def publish(
+        self, make_manifest: Callable[[str, tuple[FileRecord, ...]], Manifest], placed: Sequence[FileRecord] = ()
+    ) -> Artifact:
         """Make the files durable, then create the manifest: last, whole, and only if no other writer did.
 
+        `placed` are files that never were in the folder, because they are durable at their place already.
         Returns this writer's artifact, or that of the writer who was first; this one's files are then removed.
         """
-        files = self._store.files
-        records = tuple(
+        try:
+            self._try_to_publish(make_manifest, placed)
+        except FileNotFoundError:
+            # The writer who was first has swept this one's files away.
+            if self._store.find(self.address) is None:
+                raise
+        artifact = self._store.require(self.address)
+        if artifact.manifest.data != self._data:
+            log.info("another run finished %s first; its files are used and this run's are removed", self.address)
+        # Also this writer's own files, unless the manifest names them: S3 may say "it exists" of a manifest that its
+        # own first try created, when the answer to that try was lost.
+        self._store.sweep(artifact)
+        return artifact
+
+    def _try_to_publish(
+        self, make_manifest: Callable[[str, tuple[FileRecord, ...]], Manifest], placed: Sequence[FileRecord]
+    ) -> None:
+        written = tuple(
             FileRecord(name=file.relative_to(self.path).as_posix(), bytes=file.stat().st_size, digest=digest_file(file))
             for file in sorted(self.path.rglob("*"))
             if file.is_file()
         )
-        manifest = make_manifest(self._data, records)
-        files.store(self.path, f"{self.address}/{self._data}")
-        if not files.create(f"{self.address}/{MANIFEST}", manifest.model_dump_json(indent=2).encode()):
-            log.info("another run finished %s first; its files are used and this run's are removed", self.address)
-            files.remove(f"{self.address}/{self._data}")
-        artifact = self._store.require(self.address)
-        self._store.sweep(artifact)
-        return artifact
+        manifest = make_manifest(self._data, tuple(sorted([*written, *placed], key=lambda file: file.name)))
+        self._store.files.store(self.path, f"{self.address}/{self._data}")
+        self._store.files.create(f"{self.address}/{MANIFEST}", manifest.model_dump_json(indent=2).encode())
 
 
 class ArtifactStore:
@@ -289,8 +303,7 @@ class ArtifactStore:
                 yield Writer(address, path, self, data)
             finally:
                 if not self._is_published(address, data):
-                    shutil.rmtree(path, ignore_errors=True)
-                    self._remove_if_empty(path.parent)
+                    self.files.remove(f"{address}/{data}")
 
     def remove(self, address: Address) -> None:
         """Remove an artifact: its manifest first, so that nobody finds half of it."""
@@ -302,12 +315,11 @@ class ArtifactStore:
         for name in self.files.children(str(artifact.address)):
             if name.startswith((WRITER_PREFIX, ".")) and name != artifact.manifest.data:
                 self.files.remove(f"{artifact.address}/{name}")
+        try:
+            self.files.abort_uploads(str(artifact.address))
+        except InvalidInput as error:  # a right that only tidying needs
+            log.warning("uploads that killed writers left below %s stay: %s", artifact.address, error)
 
     def _is_published(self, address: Address, data: str) -> bool:
         artifact = self.find(address)
         return artifact is not None and artifact.manifest.data == data
-
-    @staticmethod
-    def _remove_if_empty(folder: Path) -> None:
-        with contextlib.suppress(OSError):
-            os.rmdir(folder)

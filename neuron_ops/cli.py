@@ -47,6 +47,8 @@ class Product:
     """Numbers and words that a person wants to see beside the artifact."""
     checks: tuple[CheckRecord, ...] = ()
     """Properties that the step established; one that failed stops whatever would be built on the artifact."""
+    placed: tuple[FileRecord, ...] = ()
+    """Files that the step made durable at their place by itself, instead of writing them into the folder."""
 
 
 Build = Callable[[Run, Path], Product]
@@ -107,7 +109,7 @@ def _publish(step: Step, run: Run, plan: Plan, writer: Writer, product: Product,
             finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
         )
 
-    artifact = writer.publish(make_manifest)
+    artifact = writer.publish(make_manifest, product.placed)
     manifest = artifact.manifest
     log.info("finished %s: %d files, %d bytes", artifact.location, len(manifest.files), manifest.total_bytes)
 

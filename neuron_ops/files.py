@@ -12,13 +12,16 @@ from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import xxhash
 
 from neuron_ops.errors import InvalidInput, Unavailable
 
 CHUNK = 1 << 20
+
+CONFLICT_TRIES = 5
+"""How often S3 is asked again when it could not tell which of two simultaneous writers was first."""
 
 
 class Files(Protocol):
@@ -53,8 +56,12 @@ class Files(Protocol):
         """Remove a file or everything below a folder; nothing to remove is no error."""
         ...
 
+    def abort_uploads(self, path: str) -> None:
+        """Remove what killed uploads left below `path` that no listing of files shows."""
+        ...
+
     def workspace(self, path: str) -> contextlib.AbstractContextManager[Path]:
-        """A local folder to fill for `path`; what it holds is at `path` once `store` was called."""
+        """A local folder to fill for `path`, of the same name; what it holds is at `path` once `store` was called."""
         ...
 
     def store(self, workspace: Path, path: str) -> None:
@@ -75,9 +82,13 @@ def open_files(url: str) -> Files:
     parts = urlsplit(url)
     if parts.scheme == "s3":
         return S3Files(url)
-    if parts.scheme in ("", "file"):
-        return LocalFiles(Path(parts.path if parts.scheme else url))
-    raise InvalidInput(f"Store {url!r}: {parts.scheme}:// is not supported. Use a local folder or s3://bucket/prefix.")
+    if not parts.scheme:
+        return LocalFiles(Path(url))
+    if parts.scheme == "file" and not parts.netloc:
+        return LocalFiles(Path(unquote(parts.path)))
+    raise InvalidInput(
+        f"Store {url!r}: {parts.scheme}://{parts.netloc} is not supported. Use a local folder or s3://bucket/prefix."
+    )
 
 
 def digest_file(path: Path) -> str:
@@ -87,6 +98,11 @@ def digest_file(path: Path) -> str:
         while chunk := file.read(CHUNK):
             hasher.update(chunk)
     return hasher.hexdigest()
+
+
+def digest_bytes(data: bytes) -> str:
+    """The same digest of bytes in memory."""
+    return xxhash.xxh3_128_hexdigest(data)
 
 
 @lru_cache(maxsize=1024)
@@ -143,8 +159,13 @@ class LocalFiles:
             os.link(name, target)
         except FileExistsError:
             return False
+        except FileNotFoundError:
+            # The writer who was first has swept this one's unnamed file away.
+            if not target.exists():
+                raise
+            return False
         finally:
-            os.unlink(name)
+            Path(name).unlink(missing_ok=True)
         _sync(target.parent)
         return True
 
@@ -154,6 +175,12 @@ class LocalFiles:
             shutil.rmtree(target, ignore_errors=True)
         else:
             target.unlink(missing_ok=True)
+        if self.root in target.parent.parents:
+            with contextlib.suppress(OSError):
+                target.parent.rmdir()  # as on S3, there is no such thing as an empty folder
+
+    def abort_uploads(self, path: str) -> None:
+        """Nothing: in a folder every byte belongs to a file."""
 
     @contextlib.contextmanager
     def workspace(self, path: str) -> Iterator[Path]:
@@ -184,29 +211,41 @@ class S3Files:
     def __init__(self, url: str) -> None:
         try:
             import s3fs  # 0.3 CPU s: only who stores in S3 pays it
+            from aiobotocore.session import AioSession  # type: ignore[import-untyped]
+            from botocore.handlers import add_expect_header
         except ImportError:
             raise InvalidInput(
                 f"Store {url!r} needs s3fs. Install it with: pip install 'fine-tune-assets[s3]'"
             ) from None
 
-        parts = urlsplit(url)
-        if not parts.netloc:
+        bucket, _, prefix = url.removeprefix("s3://").partition("/")
+        if not bucket:
             raise InvalidInput(f"Store {url!r} names no bucket. Write s3://bucket/prefix.")
-        self.root = f"{parts.netloc}/{parts.path.strip('/')}".rstrip("/")
-        # Another process may have written a second ago: a cached listing would hide it.
-        self.fs = s3fs.S3FileSystem(use_listings_cache=False, skip_instance_cache=True)
+        self.root = f"{bucket}/{prefix.strip('/')}".rstrip("/")
+        session = AioSession()
+        # aiohttp waits for "100 Continue" without a time limit: an upload to a server that stalls would never end.
+        session.unregister("before-call.s3", add_expect_header)
+        self.fs = s3fs.S3FileSystem(
+            session=session,
+            # Another process may have written a second ago: a cached listing would hide it.
+            use_listings_cache=False,
+            skip_instance_cache=True,
+            # s3fs tries five times on top of botocore's tries: a dead endpoint must not cost minutes.
+            config_kwargs={"retries": {"mode": "standard", "max_attempts": 3}},
+        )
 
     @property
     def url(self) -> str:
         return f"s3://{self.root}"
 
     def read(self, path: str) -> bytes | None:
-        with self._explained(path):
-            try:
-                data: bytes = self.fs.cat_file(self._full(path))
-            except FileNotFoundError:
-                return None
-            return data
+        try:
+            with self._explained(path):
+                # One request. With concurrency s3fs would ask for the size first: two more where there is no file.
+                data: bytes = self.fs.cat_file(self._full(path), max_concurrency=1)
+        except FileNotFoundError:
+            return None
+        return data
 
     def stamps(self, path: str) -> dict[str, tuple[int, str]]:
         top = self._full(path)
@@ -215,36 +254,79 @@ class S3Files:
         return {
             name.removeprefix(f"{top}/"): (int(info["size"]), str(info.get("ETag", "")).strip('"'))
             for name, info in sorted(found.items())
-            if name != top
+            if name != top and not name.endswith("/")  # consoles write "folder/" objects
         }
 
     def digests(self, path: str) -> dict[str, str]:
         return {name: mark for name, (_, mark) in self.stamps(path).items()}
 
     def children(self, path: str) -> list[str]:
-        with self._explained(path):
-            try:
+        try:
+            with self._explained(path):
                 names: list[str] = self.fs.ls(self._full(path), detail=False)
-            except FileNotFoundError:
-                return []
+        except FileNotFoundError:
+            return []
         return sorted({name.rstrip("/").rsplit("/", 1)[-1] for name in names if name.rstrip("/") != self._full(path)})
 
     def create(self, path: str, data: bytes) -> bool:
         with self._explained(path):
-            try:
-                self.fs.pipe_file(self._full(path), data, mode="create")  # PutObject with If-None-Match: *
-            except FileExistsError:
-                return False
-        return True
+            for _ in range(CONFLICT_TRIES):
+                try:
+                    self.fs.pipe_file(self._full(path), data, mode="create")  # PutObject with If-None-Match: *
+                except OSError as error:
+                    if _s3_code(error) == "PreconditionFailed":
+                        return False
+                    if _s3_code(error) != "ConditionalRequestConflict":
+                        raise
+                else:
+                    return True
+        raise Unavailable(f"s3://{self._full(path)}: other writers kept it busy ({CONFLICT_TRIES} tries).")
 
     def remove(self, path: str) -> None:
-        with self._explained(path), contextlib.suppress(FileNotFoundError):
-            self.fs.rm(self._full(path), recursive=True)
+        with self._explained(path):
+            # Not fs.rm: it would read the brackets in rows[1].jsonl as a pattern, and hide that deleting is denied.
+            for name in self.fs.find(self._full(path)):
+                self.fs.rm_file(name)
+
+    def abort_uploads(self, path: str) -> None:
+        bucket, _, key = self._full(path).partition("/")
+        place: dict[str, str] = {}
+        with self._explained(path):
+            while True:
+                found = self.fs.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=f"{key}/", **place)
+                for upload in found.get("Uploads", ()):
+                    with contextlib.suppress(FileNotFoundError):  # it ended since
+                        self.fs.call_s3(
+                            "abort_multipart_upload", Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"]
+                        )
+                if not found.get("IsTruncated"):
+                    return
+                place = {"KeyMarker": found["NextKeyMarker"], "UploadIdMarker": found["NextUploadIdMarker"]}
+
+    def call(self, operation: str, path: str, **arguments: Any) -> dict[str, Any]:
+        """One request of S3's API about the object at `path`."""
+        bucket, _, key = self._full(path).partition("/")
+        with self._explained(path):
+            answer: dict[str, Any] = self.fs.call_s3(operation, Bucket=bucket, Key=key, **arguments)
+        return answer
+
+    def copy_source(self, path: str) -> dict[str, str]:
+        """The object at `path`, as requests name what they copy from."""
+        bucket, _, key = self._full(path).partition("/")
+        return {"Bucket": bucket, "Key": key}
+
+    def read_range(self, path: str, start: int, stop: int) -> bytes:
+        """Bytes `start` to `stop` of a file that is there."""
+        with self._explained(path):
+            data: bytes = self.fs.cat_file(self._full(path), start=start, end=stop)
+        return data
 
     @contextlib.contextmanager
     def workspace(self, path: str) -> Iterator[Path]:
-        with tempfile.TemporaryDirectory(prefix="fine-tune-") as folder:
-            yield Path(folder)
+        with tempfile.TemporaryDirectory(prefix="fine-tune-") as scratch:
+            folder = Path(scratch, path.rpartition("/")[2])
+            folder.mkdir()
+            yield folder
 
     def store(self, workspace: Path, path: str) -> None:
         with self._explained(path):
@@ -267,17 +349,24 @@ class S3Files:
 
     @contextlib.contextmanager
     def _explained(self, path: str) -> Iterator[None]:
-        """Turn what the SDK raises into one sentence; `FileNotFoundError` and `FileExistsError` are answers."""
-        from botocore.exceptions import BotoCoreError, NoCredentialsError
+        """Turn what the SDK raises into one sentence; that a file is not there is an answer."""
+        from botocore.exceptions import BotoCoreError, NoCredentialsError, ParamValidationError, ProfileNotFound
 
         try:
             yield
-        except (FileNotFoundError, FileExistsError):
+        except FileNotFoundError as error:
+            if _s3_code(error) == "NoSuchBucket":
+                raise InvalidInput(
+                    f"s3://{self._full(path)}: there is no such bucket. Create it or correct the name."
+                ) from error
             raise
-        except NoCredentialsError as error:
+        except (NoCredentialsError, ProfileNotFound) as error:
             raise InvalidInput(
-                f"s3://{self._full(path)}: no AWS credentials were found. Configure them as for the aws command."
+                f"s3://{self._full(path)}: no AWS credentials were found ({error}). "
+                "Configure them as for the aws command."
             ) from error
+        except ParamValidationError as error:
+            raise InvalidInput(f"s3://{self._full(path)} is no S3 location: {error}. Correct the name.") from error
         except PermissionError as error:
             raise InvalidInput(
                 f"s3://{self._full(path)}: access denied ({error}). Give this role s3:GetObject, s3:PutObject, "
@@ -285,6 +374,13 @@ class S3Files:
             ) from error
         except (BotoCoreError, OSError) as error:
             raise Unavailable(f"s3://{self._full(path)} could not be reached: {error}") from error
+
+
+def _s3_code(error: OSError) -> str | None:
+    """S3's own word for an error, such as NoSuchBucket, from the SDK's error that s3fs translated."""
+    response: dict[str, Any] = getattr(error.__cause__, "response", {})
+    code: str | None = response.get("Error", {}).get("Code")
+    return code
 
 
 def _sync(path: Path) -> None:

@@ -40,6 +40,13 @@ def command(step: Step, recipe: Recipe, recipe_file: Path, store: str, raw: str,
     return [*torchrun, *program]
 
 
+def environment(step: Step) -> dict[str, str]:
+    """What a step's program should find in its environment beside what is there."""
+    # numpy's BLAS reads this when numpy is imported, and starts a thread for each core otherwise. The blocks that are
+    # computed here are too small for them: they would only spin.
+    return {"OPENBLAS_NUM_THREADS": "1"} if step.verb in ("consolidate", "merge") else {}
+
+
 def execute(argv: Sequence[str], extra_environment: Mapping[str, str]) -> int:
     """Run a program to its end and return its exit status; negative for a signal, as subprocess has it.
 
@@ -62,11 +69,13 @@ def execute(argv: Sequence[str], extra_environment: Mapping[str, str]) -> int:
 
 
 def end_without_launcher(launcher: int, interval: float = 1.0) -> None:
-    """Return once process `launcher` is gone; called in a thread of the step.
+    """Return once process `launcher` or this process's parent is gone; called in a thread of the step.
 
-    SIGKILL of the launcher reaches nobody else: without this, a training would go on that nobody waits for.
+    SIGKILL of the launcher reaches nobody else: without this, a training would go on that nobody waits for. The parent
+    matters under torchrun, which puts every rank into a session of its own: SIGKILL of torchrun's group misses them.
     """
-    while _is_alive(launcher):
+    parent = os.getppid()
+    while os.getppid() == parent and _is_alive(launcher):
         time.sleep(interval)
 
 
@@ -82,4 +91,13 @@ def _is_alive(pid: int) -> bool:
         return False
     except PermissionError:
         return True
-    return True
+    return not _is_zombie(pid)
+
+
+def _is_zombie(pid: int) -> bool:
+    """Whether it has ended and only waits for its parent to notice; told on Linux, never elsewhere."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return False
+    return stat.rpartition(b")")[2].split()[0] == b"Z"

@@ -90,10 +90,16 @@ class RawDatasets:
         rows = [file for file in sorted(folder.glob("*")) if file.suffix in ROW_FILES]
         if not rows:
             raise InvalidInput(f"{folder} holds no {' or '.join(ROW_FILES)} file. Give the folder with the rows.")
+        # Whatever an interrupted delivery left goes: without its marker the version does not exist.
+        for name in self._files.children(version):
+            if name.endswith(ROW_FILES):
+                self._files.remove(f"{version}/{name}")
         for file in rows:
-            # Whatever an interrupted delivery left is replaced: without its marker the version does not exist.
-            self._files.remove(f"{version}/{file.name}")
-            self._files.create(f"{version}/{file.name}", file.read_bytes())
+            if not self._files.create(f"{version}/{file.name}", file.read_bytes()):
+                raise InvalidInput(
+                    f"{self.url}/{version}/{file.name} has just been written by another delivery. "
+                    f"Deliver {version!r} once, or choose another name."
+                )
         self._files.create(f"{version}/{MARKERS[0]}", b"")
 
     def _row_files(self, version: str) -> dict[str, tuple[int, str]]:

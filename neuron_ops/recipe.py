@@ -28,7 +28,7 @@ Count = Annotated[int, Field(ge=1)]
 class Section(BaseModel):
     """Frozen, strict, closed: what every section shares."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class BaseModelSection(Section):
@@ -234,7 +234,7 @@ def load_recipe(name_or_path: str, overrides: Mapping[str, object] | None = None
         InvalidInput: no such recipe, not YAML, an unknown or missing field, a value out of range.
     """
     path = _find(name_or_path)
-    data = _read_yaml(path)
+    data = _read_file(path)
     for dotted, value in (overrides or {}).items():
         _override(data, dotted, value)
     # JSON is pydantic's strict mode that still takes lists for tuples and 1 for 1.0, and nothing else.
@@ -242,6 +242,8 @@ def load_recipe(name_or_path: str, overrides: Mapping[str, object] | None = None
         return Recipe.model_validate_json(json.dumps(data), strict=True)
     except ValidationError as error:
         raise InvalidInput(_explain(error, path)) from None
+    except (TypeError, ValueError) as error:  # of json.dumps: a YAML tag or alias that makes other things than JSON's
+        raise InvalidInput(f"Recipe {path}: {error}. Use plain words, numbers, lists and mappings only.") from None
 
 
 def shipped_recipes() -> list[str]:
@@ -256,8 +258,8 @@ def parse_value(text: str) -> object:
         InvalidInput: not a YAML scalar or list.
     """
     try:
-        return yaml.load(text, Loader=_StrictLoader)
-    except yaml.YAMLError as error:
+        return _parse_yaml(text)
+    except (yaml.YAMLError, ValueError) as error:
         raise InvalidInput(f"{text!r} is not a YAML value ({error}). Quote it or write it as in a recipe.") from None
 
 
@@ -298,37 +300,68 @@ def _find(name_or_path: str) -> Path:
     return path
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:  # Any: what a file holds is unknown until the model has validated it
+def _read_file(path: Path) -> dict[str, Any]:  # Any: what a file holds is unknown until the model has validated it
+    # Not all JSON is YAML: a line separator within a string would be folded, and the address would change.
+    kind, parse = ("JSON", _parse_json) if path.suffix == ".json" else ("YAML", _parse_yaml)
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
+        data = parse(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:
         raise InvalidInput(f"Recipe {path} is not UTF-8 text ({error.reason} at byte {error.start}).") from None
-    except yaml.YAMLError as error:
-        raise InvalidInput(f"Recipe {path} is not valid YAML: {' '.join(str(error).split())}") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise InvalidInput(f"Recipe {path} is not valid {kind}: {' '.join(str(error).split())}") from None
     if not isinstance(data, dict):
         raise InvalidInput(f"Recipe {path} must be a mapping of sections, but is a {type(data).__name__}.")
     return data
 
 
+def _parse_json(text: str) -> object:
+    return json.loads(text, object_pairs_hook=_without_duplicates)
+
+
+def _without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    data = dict(pairs)
+    if len(data) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"key {next(name for name in names if names.count(name) > 1)!r} is given twice")
+    return data
+
+
+def _parse_yaml(text: str) -> object:
+    return yaml.load(text, Loader=_StrictLoader)
+
+
 class _StrictLoader(yaml.SafeLoader):
-    """SafeLoader that refuses a key given twice, reads 2e-5 as a number (YAML 1.2), and takes no date for a date."""
+    """SafeLoader that refuses a key given twice and reads numbers as JSON does.
+
+    So 2e-5 is a number, 0120 is not 80, 1:30 is not 90, and nothing is a date.
+    """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[object] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node)
+            if not isinstance(key, str):
+                problem = "a key must be a word (a value in braces or brackets needs quotes)"
+                raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
             if key in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep)
 
 
+_REPLACED = ("tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+_NUMBER_STARTS = list("-+0123456789.")
 _StrictLoader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in _REPLACED]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 _StrictLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
+    "tag:yaml.org,2002:int", re.compile(r"^[-+]?(0|[1-9]\d*)$", re.ASCII), _NUMBER_STARTS
+)
+_StrictLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d+(\.\d*)?[eE][-+]?\d+|\d+\.\d*|\.\d+([eE][-+]?\d+)?)$", re.ASCII),
+    _NUMBER_STARTS,
 )
 
 
