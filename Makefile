@@ -31,10 +31,10 @@ ui: install
 	$(BIN)/dagster dev
 
 test: install lint types
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 --dist loadfile
 
 check: install lint types
-	$(BIN)/pytest -n 2 -m "not slow and not ui"
+	$(BIN)/pytest -n 2 --dist loadfile -m "not slow and not ui"
 
 lint:
 	$(BIN)/ruff check .

@@ -9,6 +9,7 @@ from dagster import (
     Backoff,
     DataVersion,
     MaterializeResult,
+    ResourceParam,
     RetryPolicy,
     asset,
 )
@@ -33,18 +34,19 @@ class Look:
     """How an asset presents itself in the UI."""
 
     group: str
+    """inputs, training or model: in this order, so that the groups' own graph has no cycle."""
     kinds: frozenset[str]
     description: str
 
 
 LOOKS: dict[str, Look] = {
     "base_model": Look(
-        "model",
+        "inputs",
         frozenset({"huggingface", "safetensors"}),
         "The published base model, byte for byte: a Hugging Face repository at one commit, a folder, or S3.",
     ),
     "tokenized_dataset": Look(
-        "data",
+        "training",
         frozenset({"huggingface", "arrow"}),
         "The dataset version as token sequences of one length: chat template, loss on answers only, held-out split, "
         "packed. Its report shows counts, rejected rows and samples with the mask.",
@@ -82,7 +84,7 @@ raw_dataset = AssetSpec(
         "A dataset version as a data team delivers it: rows as JSON lines or Parquet, and a marker written last. "
         "Immutable; made outside this graph."
     ),
-    group_name="data",
+    group_name="inputs",
     kinds={"json"},
     owners=OWNERS,
     partitions_def=DATASET_VERSIONS,
@@ -106,7 +108,7 @@ def build_asset(step: Step) -> AssetsDefinition:
         retry_policy=RETRIES,
         pool=ACCELERATOR_POOL if step.needs_accelerator else None,
     )
-    def materialize(context: AssetExecutionContext, fine_tuning: FineTuning) -> MaterializeResult:  # type: ignore[type-arg]
+    def materialize(context: AssetExecutionContext, fine_tuning: ResourceParam[FineTuning]) -> MaterializeResult:  # type: ignore[type-arg]
         artifact, reused = ensure(context, step, fine_tuning)
         return MaterializeResult(
             metadata=metadata(artifact, reused),

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from dagster import AssetCheckResult, AssetCheckSeverity, AssetCheckSpec
 
+from fine_tune_assets.metadata import readable
 from neuron_ops.artifacts import Manifest
 
 
@@ -56,5 +57,5 @@ def results(manifest: Manifest) -> Iterator[AssetCheckResult]:
             passed=record.passed,
             severity=AssetCheckSeverity.ERROR if record.blocking else AssetCheckSeverity.WARN,
             description=record.description,
-            metadata=dict(record.values),
+            metadata={name: readable(value) for name, value in record.values.items()},
         )

@@ -4,7 +4,7 @@ from dagster import Definitions, in_process_executor
 
 from fine_tune_assets.assets import build_assets
 from fine_tune_assets.jobs import fine_tune
-from fine_tune_assets.resources import FineTuning
+from fine_tune_assets.resources import fine_tuning
 from fine_tune_assets.sensors import new_dataset_version
 from fine_tune_assets.settings import Settings, read_settings
 
@@ -19,9 +19,7 @@ def build_definitions(settings: Settings) -> Definitions:
         assets=build_assets(),
         jobs=[fine_tune],
         sensors=[new_dataset_version],
-        resources={
-            "fine_tuning": FineTuning(recipe=settings.recipe, store=settings.store, raw=settings.raw),
-        },
+        resources={"fine_tuning": fine_tuning(settings)},
         executor=in_process_executor,
     )
 

@@ -2,12 +2,10 @@
 
 from dagster import AssetSelection, define_asset_job
 
-from fine_tune_assets.partitions import DATASET_VERSIONS
 from neuron_ops.steps import STEPS
 
 fine_tune = define_asset_job(
     "fine_tune",
     selection=AssetSelection.assets(*(step.artifact for step in STEPS)),
-    partitions_def=DATASET_VERSIONS,
     description="Everything from a dataset version to a merged, evaluated model; what is finished is reused.",
 )

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from dagster import (
     AssetExecutionContext,
+    DagsterError,
+    DagsterExecutionInterruptedError,
     Failure,
     PipesEnvContextInjector,
     PipesTempFileMessageReader,
@@ -20,32 +22,41 @@ from dagster_shared.utils.warnings import PreviewWarning
 from fine_tune_assets.resources import FineTuning
 from neuron_ops.artifacts import Artifact
 from neuron_ops.errors import OpsError
-from neuron_ops.launch import command, execute
+from neuron_ops.launch import command, environment, execute
 from neuron_ops.run import Run
 from neuron_ops.steps import Step
 
 
-class StepFailure(Failure, DagsterUserCodeProcessError):
-    """A failure whose one sentence is all there is to know: Dagster shows it without a stack of its own frames.
+class StepFailure(DagsterUserCodeProcessError, Failure):
+    """A failure whose one sentence is all there is to know, and that no other try can mend.
 
-    Failure brings the retry decision; the second base is how Dagster lets an exception bring its own error record.
+    The first base is how Dagster lets an exception bring its own error record, here without a stack of Dagster's
+    frames. It also keeps Dagster from retrying, so what another try may mend is a plain Failure.
     """
 
-    def __init__(self, message: str, retry: bool) -> None:
-        Failure.__init__(self, message, allow_retries=retry)
-        self.user_code_process_error_infos = [SerializableErrorInfo(message, [], type(self).__name__)]
+    def __init__(self, message: str) -> None:
+        record = SerializableErrorInfo(message, [], type(self).__name__)
+        # Dagster leaves this constructor untyped.
+        super().__init__(message, user_code_process_error_infos=[record])  # type: ignore[no-untyped-call]
+        self.allow_retries = False
 
-    def __str__(self) -> str:
-        return str(self.description)
+
+class Cancelled(DagsterError, DagsterExecutionInterruptedError):
+    """An interrupt that ends the run.
+
+    Dagster obeys the retry policy for interrupts too, so Ctrl-C would start the step again. Errors of its own first
+    base it leaves alone, and by the second base the run still counts as interrupted.
+    """
 
 
 def ensure(context: AssetExecutionContext, step: Step, fine_tuning: FineTuning) -> tuple[Artifact, bool]:
     """The step's finished artifact, and whether it was there already. A hit starts no process.
 
     Raises:
-        StepFailure: in one sentence; retried only where another try can help.
+        StepFailure: in one sentence, where another try cannot help; Failure where it can.
+        Cancelled: the run was interrupted, and the step's processes have ended.
     """
-    with _as_failures():
+    with _translated():
         run = fine_tuning.run(context.partition_key if step.partitioned else None)
         # Cheap checks first: torchrun would turn whatever a rank finds into exit code 1.
         address = run.require_before(step.artifact).address
@@ -55,8 +66,7 @@ def ensure(context: AssetExecutionContext, step: Step, fine_tuning: FineTuning) 
             run.store.sweep(found)
             context.log.info(f"{address} is finished already: reused")
             return found, True
-    _launch(context, step, run)
-    with _as_failures():
+        _launch(context, step, run)
         return run.store.require(address), False
 
 
@@ -68,20 +78,23 @@ def _launch(context: AssetExecutionContext, step: Step, run: Run) -> None:
     ):
         recipe_file = Path(scratch, "recipe.json")
         recipe_file.write_text(run.recipe.to_json())
-        with _as_failures():
-            argv = command(step, run.recipe, recipe_file, run.store.url, run.raw.url, run.dataset_version)
-        status = execute(argv, session.get_bootstrap_env_vars())
+        argv = command(step, run.recipe, recipe_file, run.store.url, run.raw.url, run.dataset_version)
+        status = execute(argv, {**environment(step), **session.get_bootstrap_env_vars()})
     if status != 0:
         raise _failure(step, status, session.get_custom_messages())
 
 
-def _failure(step: Step, status: int, messages: object) -> StepFailure:
+def _failure(step: Step, status: int, messages: object) -> Failure:
     for message in messages if isinstance(messages, list | tuple) else ():
         if isinstance(message, dict) and "error" in message:
-            return StepFailure(message["error"]["message"], message["error"]["retry"])
+            return _final_or_not(message["error"]["message"], message["error"]["retry"])
     how = f"was killed by signal {-status}" if status < 0 else f"ended with exit status {status}"
     hint = " (out of memory is the usual reason for signal 9)" if status == -9 else ""
-    return StepFailure(f"{step.verb} {how}{hint}. Its output is in this step's stderr.", retry=True)
+    return Failure(f"{step.verb} {how}{hint}. Its output is in this step's stderr.")
+
+
+def _final_or_not(message: str, retry: bool) -> Failure:
+    return Failure(message) if retry else StepFailure(message)
 
 
 @contextmanager
@@ -93,8 +106,11 @@ def _without_preview_warning() -> Iterator[None]:
 
 
 @contextmanager
-def _as_failures() -> Iterator[None]:
+def _translated() -> Iterator[None]:
+    """Our errors and Dagster's interrupt as what Dagster should make of them."""
     try:
         yield
     except OpsError as error:
-        raise StepFailure(str(error), error.retry) from None
+        raise _final_or_not(str(error), error.retry) from None
+    except DagsterExecutionInterruptedError:
+        raise Cancelled("The run was interrupted; the step's processes have ended.") from None

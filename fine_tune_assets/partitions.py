@@ -4,6 +4,9 @@ from click import ClickException
 from dagster import DynamicPartitionsDefinition
 from dagster._core.definitions.partitions.context import PartitionLoadingContext
 
+from neuron_ops.errors import InvalidInput
+from neuron_ops.raw import check_version
+
 PARTITIONS_NAME = "dataset_version"
 
 
@@ -11,11 +14,7 @@ class UnknownDatasetVersion(ClickException):
     """A partition key that is not registered. Click prints it as one line, where Dagster would print a traceback."""
 
     def __init__(self, key: str) -> None:
-        super().__init__(
-            f"Dataset version {key!r} is not registered as a partition of this Dagster instance. Register it with: "
-            f"fine-tune partitions add {key}   (fine-tune partitions list shows the registered ones; DAGSTER_HOME must "
-            "be the same for both commands)"
-        )
+        super().__init__(_advice(key))
 
 
 class DatasetVersions(DynamicPartitionsDefinition):
@@ -27,6 +26,18 @@ class DatasetVersions(DynamicPartitionsDefinition):
             PARTITIONS_NAME, partition_key
         ):
             raise UnknownDatasetVersion(partition_key)
+
+
+def _advice(key: str) -> str:
+    try:
+        check_version(key)
+    except InvalidInput as error:
+        return str(error)
+    return (
+        f"Dataset version {key!r} is not registered as a partition of this Dagster instance. Register it with: "
+        f"fine-tune partitions add {key}   (fine-tune partitions list shows the registered ones; DAGSTER_HOME must "
+        "be the same for both commands)"
+    )
 
 
 DATASET_VERSIONS = DatasetVersions(name=PARTITIONS_NAME)

@@ -1,26 +1,25 @@
 """The one resource: which recipe, with which overrides, on which store. Its fields are what the launchpad shows."""
 
+from dataclasses import dataclass
 from typing import Any
 
-from dagster import ConfigurableResource
-from pydantic import Field
+from dagster import Field, ResourceDefinition
 
+from fine_tune_assets.settings import Settings
 from neuron_ops.artifacts import ArtifactStore
 from neuron_ops.raw import RawDatasets
 from neuron_ops.recipe import Recipe, load_recipe
 from neuron_ops.run import Run
 
 
-class FineTuning(ConfigurableResource):  # type: ignore[type-arg]  # Dagster leaves the parameter open
+@dataclass(frozen=True, slots=True)
+class FineTuning:
     """A recipe and a store, the same for every asset of a run."""
 
-    recipe: str = Field(description="Name of a shipped recipe, or path of a recipe file.")
-    overrides: dict[str, Any] = Field(  # Any: a value of any recipe field
-        default={},
-        description='Recipe fields to change for this run, such as {"training.learning_rate": 0.0001}.',
-    )
-    store: str = Field(description="Folder or s3://bucket/prefix of the artifacts.")
-    raw: str = Field(description="Folder or s3://bucket/prefix that dataset versions land in.")
+    recipe: str
+    overrides: dict[str, Any]  # Any: a value of any recipe field
+    store: str
+    raw: str
 
     def load_recipe(self) -> Recipe:
         """The recipe with the overrides applied; InvalidInput says what is wrong with them."""
@@ -33,3 +32,29 @@ class FineTuning(ConfigurableResource):  # type: ignore[type-arg]  # Dagster lea
     def raw_datasets(self) -> RawDatasets:
         """Where dataset versions land."""
         return RawDatasets(self.raw)
+
+
+def fine_tuning(settings: Settings) -> ResourceDefinition:
+    """FineTuning with a default for every field, so that a run's configuration names only what it changes.
+
+    A ConfigurableResource has one default for all its fields together: whoever overrides one must repeat the others.
+    """
+    fields = {
+        "recipe": Field(
+            str, default_value=settings.recipe, description="Name of a shipped recipe, or path of a recipe file."
+        ),
+        "overrides": Field(
+            dict,
+            default_value={},
+            description='Recipe fields to change for this run, such as {"training.learning_rate": 0.0001}.',
+        ),
+        "store": Field(str, default_value=settings.store, description="Folder or s3://bucket/prefix of the artifacts."),
+        "raw": Field(
+            str,
+            default_value=settings.raw,
+            description="Folder or s3://bucket/prefix that dataset versions land in.",
+        ),
+    }
+    return ResourceDefinition(
+        lambda context: FineTuning(**context.resource_config), config_schema=fields, description=FineTuning.__doc__
+    )

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dagster import (
     AssetMaterialization,
     DefaultSensorStatus,
+    ResourceParam,
     RunRequest,
     SensorEvaluationContext,
     SensorResult,
@@ -17,7 +18,7 @@ from fine_tune_assets.jobs import fine_tune
 from fine_tune_assets.partitions import DATASET_VERSIONS, PARTITIONS_NAME
 from fine_tune_assets.resources import FineTuning
 from neuron_ops.errors import OpsError
-from neuron_ops.raw import RawDatasets, check_version
+from neuron_ops.raw import MARKERS, RawDatasets, check_version
 from neuron_ops.steps import RAW_DATASET
 
 MAX_NEW_PER_TICK = 20
@@ -30,22 +31,15 @@ MAX_NEW_PER_TICK = 20
     default_status=DefaultSensorStatus.STOPPED,
     description="Registers each dataset version that has landed as a partition and fine-tunes on it, in one tick.",
 )
-def new_dataset_version(context: SensorEvaluationContext, fine_tuning: FineTuning) -> SensorResult | SkipReason:
+def new_dataset_version(
+    context: SensorEvaluationContext, fine_tuning: ResourceParam[FineTuning]
+) -> SensorResult | SkipReason:
     """Compare names, not dates: a listing is sorted by name, and a late version may sort before the others."""
     raw = fine_tuning.raw_datasets()
     known = set(context.instance.get_dynamic_partitions(PARTITIONS_NAME))
-    landed: dict[str, str] = {}
-    problems: list[str] = []
-    for version in _unknown(raw, known):
-        if len(landed) == MAX_NEW_PER_TICK:
-            break
-        try:
-            check_version(version)
-            if raw.has_landed(version):
-                landed[version] = raw.digest(version)
-        except OpsError as error:
-            problems.append(str(error))
-            context.log.warning(str(error))
+    landed, problems = _look(raw, known)
+    for problem in problems:
+        context.log.warning(problem)
     if not landed:
         return SkipReason(" ".join([f"No new dataset version in {raw.url}.", *problems]))
     return SensorResult(
@@ -65,6 +59,28 @@ def delivery(raw: RawDatasets, version: str, digest: str) -> AssetMaterializatio
         metadata={"location": f"{raw.url}/{version}", **raw.stats(version)},
         tags={DATA_VERSION_TAG: digest},
     )
+
+
+def _look(raw: RawDatasets, known: set[str]) -> tuple[dict[str, str], list[str]]:
+    """New versions with their digests, and why other folders are none."""
+    landed: dict[str, str] = {}
+    problems: list[str] = []
+    waiting: list[str] = []
+    for version in _unknown(raw, known):
+        if len(landed) == MAX_NEW_PER_TICK:
+            break
+        try:
+            check_version(version)
+            if raw.has_landed(version):
+                landed[version] = raw.digest(version)
+            else:
+                waiting.append(version)
+        except OpsError as error:
+            problems.append(str(error))
+    if waiting:
+        others = f" and {len(waiting) - 1} others" if len(waiting) > 1 else ""
+        problems.append(f"Waiting for {MARKERS[0]} in {waiting[0]}{others}.")
+    return landed, problems
 
 
 def _unknown(raw: RawDatasets, known: set[str]) -> Iterator[str]:

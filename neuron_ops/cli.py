@@ -60,12 +60,15 @@ def main(verb: str, build: Build) -> None:
     arguments = _parse(verb)
     _configure_logging()
     _end_on_signals()
+    status = 0
     with _dagster():
         try:
             make(BY_VERB[verb], _run(arguments), build)
         except OpsError as error:
             _report_error(error)
-            sys.exit(error.exit_code)
+            status = error.exit_code
+    # Outside: Dagster would show an exit that passes through its client as an exception with a stack of frames.
+    sys.exit(status)
 
 
 def make(step: Step, run: Run, build: Build) -> None:

@@ -1,0 +1,372 @@
+"""The whole graph on CPU: what each asset makes and shows, what is reused, and how mistakes end."""
+
+import json
+import re
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+from dagster import (
+    AssetKey,
+    AssetMaterialization,
+    DagsterEvent,
+    DagsterEventType,
+    ExecuteInProcessResult,
+    MarkdownMetadataValue,
+)
+from dagster._core.definitions.data_version import (
+    CODE_VERSION_TAG,
+    DATA_VERSION_TAG,
+    get_input_data_version_tag,
+)
+from dagster_shared.error import SerializableErrorInfo
+
+from fine_tune_assets.checks import CHECKS
+from neuron_ops.artifacts import MANIFEST
+from neuron_ops.steps import BY_ARTIFACT, RAW_DATASET, STEPS, upstream
+from tests.fine_tune_assets.conftest import Project
+
+pytestmark = pytest.mark.slow
+
+ARTIFACTS = tuple(step.artifact for step in STEPS)
+UP_TO_TRAINING = ("base_model", "tokenized_dataset", "compiled_graph_cache", "lora_checkpoints")
+STARTS_A_PROCESS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.exec", "os.system"}
+
+
+class Watch:
+    """Python's own record of every process that this process starts; an audit hook cannot be got around."""
+
+    def __init__(self) -> None:
+        self._started: list[str] | None = None
+        sys.addaudithook(self._note)
+
+    @contextmanager
+    def steps(self) -> Iterator[list[str]]:
+        """The step programs started within the block; Dagster starts `tail` besides, to capture its log."""
+        steps: list[str] = []
+        self._started = []
+        yield steps
+        steps += [verb for started in self._started for verb in re.findall(r"'neuron_ops\.(\w+)'", started)]
+        self._started = None
+
+    def _note(self, event: str, arguments: tuple[object, ...]) -> None:
+        if self._started is not None and event in STARTS_A_PROCESS:
+            self._started.append(str(arguments))
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A project whose dataset version v1 was materialized, and what that looked like."""
+
+    project: Project
+    result: ExecuteInProcessResult
+    steps: list[str]
+
+
+@pytest.fixture(scope="module")
+def watch() -> Watch:
+    return Watch()
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, dagster_home: Path, watch: Watch) -> Made:
+    project = Project(tmp_path_factory.mktemp("made"))
+    shutil.copytree(dagster_home, project.home)
+    project.deliver("v1")
+    project.register("v1")
+    with watch.steps() as steps:
+        result = project.materialize("v1")
+    return Made(project, result, steps)
+
+
+@pytest.fixture
+def copy(made: Made, tmp_path: Path) -> Project:
+    """A copy of the finished project that a test may damage."""
+    shutil.copytree(made.project.root, tmp_path / "copy")
+    return Project(tmp_path / "copy")
+
+
+# --- what an asset makes and shows
+
+
+def test_one_command_makes_everything_from_the_dataset_version_to_the_evaluation(made: Made) -> None:
+    assert made.result.success, errors(made.result)
+    assert set(materializations(made.result)) == set(ARTIFACTS)
+    assert sorted(made.steps) == sorted(BY_ARTIFACT[artifact].verb for artifact in ARTIFACTS)
+
+
+@pytest.mark.parametrize("artifact", ARTIFACTS)
+def test_an_asset_shows_where_its_artifact_is_and_what_it_cost(made: Made, artifact: str) -> None:
+    shown = metadata(made.result)[artifact]
+    found = made.project.run("v1").require(artifact)
+
+    assert shown["reused"] is False
+    assert shown["address"] == str(found.address)
+    assert shown["location"] == found.location
+    assert Path(str(shown["location"])).is_dir()
+    assert shown["files"] == len(found.manifest.files)
+    assert shown["bytes"] == found.manifest.total_bytes
+    assert float(str(shown["seconds"])) >= 0
+    assert float(str(shown["cpu_seconds"])) > 0
+    assert set(dict(shown["inputs"])) == set(found.manifest.inputs)  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize(
+    ("artifact", "names"),
+    [
+        ("base_model", {"model", "parameters", "dtype", "weights_bytes"}),
+        ("tokenized_dataset", {"rows_kept", "rows_rejected", "tokens", "density", "supervised_share", "report"}),
+        ("compiled_graph_cache", {"graphs"}),
+        ("lora_checkpoints", {"best_step", "best_eval_loss", "last_loss", "epochs", "tokens_per_second", "loss"}),
+        ("evaluation", {"base_loss", "tuned_loss", "improvement", "report"}),
+    ],
+)
+def test_an_asset_shows_the_numbers_that_a_person_asks_for(made: Made, artifact: str, names: set[str]) -> None:
+    assert names <= set(metadata(made.result)[artifact])
+
+
+def test_the_loss_curve_is_a_picture(made: Made) -> None:
+    loss = materializations(made.result)["lora_checkpoints"].metadata["loss"]
+
+    assert isinstance(loss, MarkdownMetadataValue)
+    assert loss.value.startswith("![loss](data:image/png;base64,iVBORw0KGgo")
+
+
+def test_versions_say_exactly_what_was_made_from_what(made: Made) -> None:
+    events = materializations(made.result)
+    versions = {name: (event.tags or {})[DATA_VERSION_TAG] for name, event in events.items()}
+    versions[RAW_DATASET] = made.project.raw.digest("v1")
+
+    for artifact, event in events.items():
+        tags, step = event.tags or {}, BY_ARTIFACT[artifact]
+        assert versions[artifact] == made.project.run("v1").require(artifact).manifest.digest
+        assert tags[CODE_VERSION_TAG] == step.code_version
+        for name in upstream(step):
+            # Dagster records a partitioned input as the hash of its partitions' versions.
+            partitioned = name not in BY_ARTIFACT or BY_ARTIFACT[name].partitioned
+            expected = sha256(versions[name].encode()).hexdigest() if partitioned else versions[name]
+            assert tags[get_input_data_version_tag(AssetKey(name))] == expected
+
+
+def test_every_declared_check_is_reported_and_passes(made: Made) -> None:
+    evaluations = made.result.get_asset_check_evaluations()
+
+    reported = {(check.asset_key.to_user_string(), check.check_name) for check in evaluations}
+    assert reported == {(artifact, check.name) for artifact, checks in CHECKS.items() for check in checks}
+    assert [check.check_name for check in evaluations if not check.passed] == []
+
+
+def test_progress_reaches_dagsters_event_log(made: Made) -> None:
+    with made.project.instance() as instance:
+        lines = [entry.user_message for entry in instance.all_logs(made.result.run_id)]
+
+    assert any("step 2/6 loss" in line for line in lines)
+    assert any("step 6 held-out loss" in line for line in lines)
+
+
+def test_the_command_line_reports_the_verdict(made: Made) -> None:
+    pairs = [word for name, value in made.project.overrides.items() for word in ("--set", f"{name}={value}")]
+
+    plan = made.project.command("fine-tune", "plan", "v1", *pairs)
+    report = made.project.command("fine-tune", "report", "v1", *pairs)
+
+    assert [line.split()[:2] for line in plan.stdout.splitlines()] == [["finished", name] for name in ARTIFACTS]
+    assert report.returncode == 0
+    assert [line.split("  ")[0] for line in report.stdout.splitlines()][:3] == [
+        "merged model",
+        "held-out loss",
+        "prompt",
+    ]
+
+
+# --- what is reused
+
+
+def test_materializing_again_reuses_everything_and_starts_no_step(made: Made, watch: Watch) -> None:
+    with watch.steps() as steps:
+        again = made.project.materialize("v1")
+
+    assert again.success
+    assert steps == []
+    before, after = metadata(made.result), metadata(again)
+    assert all(after[artifact] == {**before[artifact], "reused": True} for artifact in ARTIFACTS)
+    assert versions_of(again) == versions_of(made.result)
+    assert len(again.get_asset_check_evaluations()) == len(made.result.get_asset_check_evaluations())
+
+
+def test_another_learning_rate_trains_again_on_the_same_tokens(made: Made) -> None:
+    changed = made.project.materialize("v1", *UP_TO_TRAINING, training__learning_rate=0.001)
+
+    assert changed.success, errors(changed)
+    reused = {artifact: shown["reused"] for artifact, shown in metadata(changed).items()}
+    assert reused == {**dict.fromkeys(UP_TO_TRAINING, True), "lora_checkpoints": False}
+    assert address(changed, "lora_checkpoints") != address(made.result, "lora_checkpoints")
+
+
+def test_another_dataset_version_shares_the_base_model_and_the_compiled_graphs(made: Made) -> None:
+    made.project.deliver("v2", first=120)
+    made.project.register("v2")
+
+    second = made.project.materialize("v2", "base_model", "tokenized_dataset", "compiled_graph_cache")
+
+    assert second.success, errors(second)
+    reused = {artifact: shown["reused"] for artifact, shown in metadata(second).items()}
+    assert reused == {"base_model": True, "tokenized_dataset": False, "compiled_graph_cache": True}
+    assert address(second, "compiled_graph_cache") == address(made.result, "compiled_graph_cache")
+
+
+# --- how mistakes end
+
+
+def test_rows_without_a_column_end_in_one_sentence_before_any_training(copy: Project) -> None:
+    deliver_rows_without_responses(copy, "v3")
+
+    failed = copy.materialize("v3")
+
+    error = only_error(failed, "tokenized_dataset")
+    assert "response" in error.message
+    assert "rows.jsonl" in error.message
+    assert "lora_checkpoints" not in materializations(failed)
+
+
+def test_an_unknown_override_ends_in_one_sentence_at_the_first_step(copy: Project) -> None:
+    failed = copy.materialize("v1", "base_model", training__step=3)
+
+    assert "did you mean 'steps'?" in only_error(failed, "base_model").message
+
+
+def test_a_cut_base_model_is_found_before_it_is_used(copy: Project) -> None:
+    weights = Path(copy.run("v1").require("base_model").location, "model.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-1])
+
+    failed = copy.materialize("v1", "base_model")
+
+    error = only_error(failed, "base_model")
+    assert "model.safetensors is missing or has another size" in error.message
+    assert "materialize base_model again" in error.message
+
+
+def test_a_changed_byte_of_the_base_model_is_found_by_the_step_that_reads_it(copy: Project) -> None:
+    tokenizer = Path(copy.run("v1").require("base_model").location, "model.safetensors")
+    data = bytearray(tokenizer.read_bytes())
+    data[-1] ^= 1
+    tokenizer.write_bytes(data)
+
+    failed = copy.materialize("v1", *UP_TO_TRAINING, dataset__holdout_fraction=0.2)
+
+    [error] = [error for _, error in errors(failed)]
+    assert "model.safetensors holds other bytes" in error.message
+
+
+def test_the_command_line_shows_a_mistake_without_a_stack_of_frames(copy: Project) -> None:
+    deliver_rows_without_responses(copy, "v3")
+
+    done = copy.command(*copy.materialize_words("v3", "tokenized_dataset"))
+
+    assert done.returncode == 1
+    assert "response" in done.stderr
+    assert 'File "' not in done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    assert "STEP_UP_FOR_RETRY" not in done.stderr
+
+
+# --- what a failed check stops
+
+
+def test_a_blocking_check_that_failed_stops_the_rest_of_the_run(copy: Project) -> None:
+    fail_check(copy, "tokenized_dataset")
+
+    failed = copy.materialize("v1")
+
+    assert not failed.success
+    assert "tokenized_dataset" in materializations(failed), "what was made stays on record"
+    assert not {"lora_checkpoints", "consolidated_weights", "merged_model"} & set(materializations(failed))
+    assert retries(failed) == []
+
+
+def test_a_blocking_check_that_failed_stops_a_later_run_too(copy: Project) -> None:
+    fail_check(copy, "tokenized_dataset")
+
+    failed = copy.materialize("v1", "lora_checkpoints")
+
+    assert "failed its check 'answers_are_in_the_loss'" in only_error(failed, "lora_checkpoints").message
+
+
+def test_a_model_that_is_not_better_than_its_base_is_stopped(copy: Project) -> None:
+    failed = copy.materialize("v1", "evaluation", evaluation__min_improvement=100.0)
+
+    assert not failed.success
+    [gate] = [check for check in failed.get_asset_check_evaluations() if check.check_name == "better_than_base"]
+    assert not gate.passed
+    assert gate.blocking
+    assert retries(failed) == []
+
+
+# --- helpers
+
+
+def deliver_rows_without_responses(project: Project, version: str) -> None:
+    folder = project.root / "without-responses"
+    folder.mkdir()
+    rows = [{"instruction": f"Count to {number}.", "context": ""} for number in range(50)]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    project.raw.land(version, folder)
+    project.register(version)
+
+
+def fail_check(project: Project, artifact: str) -> None:
+    """Rewrite a finished artifact's manifest as its step would have, had its first check failed."""
+    found = project.run("v1").require(artifact)
+    path = Path(project.settings.store, str(found.address), MANIFEST)
+    manifest = json.loads(path.read_text())
+    manifest["checks"][0]["passed"] = False
+    path.write_text(json.dumps(manifest))
+
+
+def events(result: ExecuteInProcessResult, kind: DagsterEventType) -> list[DagsterEvent]:
+    return [event for event in result.all_events if event.event_type == kind]
+
+
+def materializations(result: ExecuteInProcessResult) -> dict[str, AssetMaterialization]:
+    found = events(result, DagsterEventType.ASSET_MATERIALIZATION)
+    return {str(event.step_key): event.step_materialization_data.materialization for event in found}
+
+
+def metadata(result: ExecuteInProcessResult) -> dict[str, Mapping[str, object]]:
+    return {
+        name: {key: value.value for key, value in event.metadata.items()}
+        for name, event in materializations(result).items()
+    }
+
+
+def address(result: ExecuteInProcessResult, artifact: str) -> object:
+    return metadata(result)[artifact]["address"]
+
+
+def versions_of(result: ExecuteInProcessResult) -> dict[str, str]:
+    return {name: (event.tags or {})[DATA_VERSION_TAG] for name, event in materializations(result).items()}
+
+
+def errors(result: ExecuteInProcessResult) -> list[tuple[str, SerializableErrorInfo]]:
+    failures = events(result, DagsterEventType.STEP_FAILURE)
+    found = [(str(event.step_key), event.step_failure_data.error) for event in failures]
+    return [(step, error) for step, error in found if error is not None]
+
+
+def retries(result: ExecuteInProcessResult) -> list[DagsterEvent]:
+    return events(result, DagsterEventType.STEP_UP_FOR_RETRY)
+
+
+def only_error(result: ExecuteInProcessResult, artifact: str) -> SerializableErrorInfo:
+    """The one failure of a run: of this step, not retried, without frames."""
+    [(step, error)] = errors(result)
+    assert step == artifact
+    assert retries(result) == []
+    assert error.stack == []
+    assert error.cause is None
+    return error
