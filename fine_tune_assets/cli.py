@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fine_tune_assets.settings import read_settings
+from fine_tune_assets.weights_cli import consolidate, merge
 from neuron_ops.artifacts import Artifact, ArtifactStore
 from neuron_ops.errors import InvalidInput, MissingArtifact, OpsError
 from neuron_ops.raw import RawDatasets, check_version
@@ -46,9 +47,7 @@ def _with_recipe(command: Command) -> Command:
     command = click.option("--set", "pairs", multiple=True, metavar="FIELD=VALUE", help="Override a recipe field.")(
         command
     )
-    return click.option("--recipe", help="Name or file (default: FINE_TUNE_RECIPE, else tiny_llama_cpu).")(
-        command
-    )
+    return click.option("--recipe", help="Name or file (default: FINE_TUNE_RECIPE, else tiny_llama_cpu).")(command)
 
 
 def _recipe(name: str | None, pairs: tuple[str, ...]) -> Recipe:
@@ -71,8 +70,11 @@ def _instance() -> "DagsterInstance":
     home = Path(settings.dagster_home)
     if not home.is_absolute():
         raise InvalidInput(f"DAGSTER_HOME is {str(home)!r}, but Dagster wants an absolute path.")
-    home.mkdir(parents=True, exist_ok=True)
-    (home / "dagster.yaml").touch()  # an empty one is the default instance; without it Dagster warns at every command
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        (home / "dagster.yaml").touch()  # an empty one is the default instance; without it each command warns
+    except OSError as error:
+        raise InvalidInput(f"DAGSTER_HOME {str(home)!r} cannot be used as a folder: {error.strerror}.") from error
 
     from dagster import DagsterInstance
 
@@ -115,7 +117,10 @@ def partitions_list() -> None:
 @partitions.command("remove")
 @click.argument("versions", nargs=-1, required=True)
 def partitions_remove(versions: tuple[str, ...]) -> None:
-    """Forget registered dataset versions; rows and artifacts stay where they are."""
+    """Forget registered dataset versions; rows and artifacts stay where they are.
+
+    While the sensor is on, a version whose rows are still there is registered again; it is not fine-tuned again.
+    """
     from fine_tune_assets.partitions import PARTITIONS_NAME
 
     instance = _instance()
@@ -193,6 +198,7 @@ def recipe_schema() -> None:
 def plan(version: str, recipe: str | None, pairs: tuple[str, ...]) -> None:
     """What materializing dataset version VERSION would make, and what is finished already. Starts nothing."""
     run = _run(recipe, pairs, version)
+    run.raw.digest(version)  # a version that has not landed is a mistake, no plan
     for step in STEPS:
         try:
             found = run.find(step.artifact)
@@ -208,6 +214,7 @@ def plan(version: str, recipe: str | None, pairs: tuple[str, ...]) -> None:
 def report(version: str, recipe: str | None, pairs: tuple[str, ...]) -> None:
     """The verdict on the model that was fine-tuned on dataset version VERSION."""
     run = _run(recipe, pairs, version)
+    run.raw.digest(version)
     evaluation, merged = run.require("evaluation"), run.require("merged_model")
     click.echo(_summary(evaluation, merged))
 
@@ -225,6 +232,10 @@ def _summary(evaluation: Artifact, merged: Artifact) -> str:
             f"  the dataset  {' '.join(answer['reference'].split())}",
         ]
     )
+
+
+main.add_command(consolidate)
+main.add_command(merge)
 
 
 if __name__ == "__main__":

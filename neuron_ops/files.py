@@ -211,7 +211,7 @@ class S3Files:
     def __init__(self, url: str) -> None:
         try:
             import s3fs  # 0.3 CPU s: only who stores in S3 pays it
-            from aiobotocore.session import AioSession  # type: ignore[import-untyped]
+            from aiobotocore.session import AioSession
             from botocore.handlers import add_expect_header
         except ImportError:
             raise InvalidInput(

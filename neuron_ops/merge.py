@@ -5,12 +5,13 @@ import logging
 from pathlib import Path
 
 from neuron_ops import cli
-from neuron_ops.artifacts import CheckRecord
+from neuron_ops.artifacts import CheckRecord, FileRecord
+from neuron_ops.files import S3Files
 from neuron_ops.model_card import write_model_card
 from neuron_ops.run import Run
 from neuron_ops.weights.lora import low_rank_parts, read_adapter
 from neuron_ops.weights.lora_targets import WeightedAdapter
-from neuron_ops.weights.merge_proof import verify_merge
+from neuron_ops.weights.merge_proof import MergeProof, verify_merge
 from neuron_ops.weights.merge_report import MergeReport
 from neuron_ops.weights.merging import merge_adapters
 
@@ -21,10 +22,8 @@ TEMPLATE = "chat_template.jinja"
 
 def build(run: Run, out: Path) -> cli.Product:
     """Merge, read the result again to prove it, and write the model card."""
-    # Merging hashes every byte of the base as it copies it, so the base's own digests are compared by the proof.
-    with run.require("base_model").local(verify=False) as base, run.require("consolidated_weights").local() as adapter:
-        report = merge_adapters(base, [WeightedAdapter(adapter)], out)
-        proof = verify_merge(base, out, report, reread_base=True)
+    with run.require("consolidated_weights").local() as adapter:
+        report, proof, placed = _merge(run, adapter, out)
         targets = {f"{module}.weight" for module in low_rank_parts(read_adapter(adapter))}
     _add_template(run, out)
     write_model_card(run, out)
@@ -38,7 +37,21 @@ def build(run: Run, out: Path) -> cli.Product:
             "smallest_change_norm": min(tensor.delta_norm for tensor in report.changed),
         },
         checks=(_changed_are_targets(report, targets), _untouched_equal_base(report, proof.bytes_equal_to_base)),
+        placed=placed,
     )
+
+
+def _merge(run: Run, adapter: Path, out: Path) -> tuple[MergeReport, MergeProof, tuple[FileRecord, ...]]:
+    """Merge and prove; in S3 the weight files go straight to their place, and only their records come back."""
+    base, adapters, files = run.require("base_model"), [WeightedAdapter(adapter)], run.store.files
+    if isinstance(files, S3Files):
+        from neuron_ops.merge_in_s3 import merge_in_s3  # thread pools and more: only who stores in S3 pays it
+
+        return merge_in_s3(files, base, adapters, out, f"{run.plan('merged_model').address}/{out.name}")
+    # Merging hashes every byte of the base as it copies it, so the base's own digests are compared by the proof.
+    with base.local(verify=False) as folder:
+        report = merge_adapters(folder, adapters, out)
+        return report, verify_merge(folder, out, report, reread_base=True), ()
 
 
 def _changed_are_targets(report: MergeReport, targets: set[str]) -> CheckRecord:

@@ -8,7 +8,7 @@ import errno
 import fcntl
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -61,6 +61,41 @@ class FileDigest:
     bytes: int
     xxh3_128: str | None
     """Hexadecimal; None only in a dry run, where nothing was written."""
+
+
+class Source(Protocol):
+    """Whatever has byte ranges to read: a file, or an object of a remote store."""
+
+    @property
+    def path(self) -> Path | str: ...
+
+    @property
+    def size(self) -> int: ...
+
+    def read_into(self, buffer: memoryview, offset: int) -> None: ...
+
+    def read(self, offset: int, length: int) -> bytes | bytearray: ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class Target(Protocol):
+    """Whatever takes the bytes of a new file; left without an error, the file is whole."""
+
+    def write(self, data: memoryview | bytes | bytearray, offset: int) -> None: ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+Opener = Callable[[Path], Source]
 
 
 class OpenFile:
@@ -118,7 +153,7 @@ def create_file(path: Path) -> OpenFile:
 
 
 def copy_range(
-    source: OpenFile, source_offset: int, target: OpenFile, target_offset: int, length: int, digests: Sequence[Digest]
+    source: Source, source_offset: int, target: Target, target_offset: int, length: int, digests: Sequence[Digest]
 ) -> None:
     """Copy `length` bytes and feed them to `digests`.
 
@@ -126,19 +161,19 @@ def copy_range(
     a quarter less than a kernel copy followed by a read. Without digests the kernel copies, and shares the blocks
     where the file system can.
     """
-    if digests:
-        _stream(source, source_offset, target, target_offset, length, digests)
-    else:
+    if not digests and isinstance(source, OpenFile) and isinstance(target, OpenFile):
         _kernel_copy(source, source_offset, target, target_offset, length)
+    else:
+        _stream(source, source_offset, target, target_offset, length, digests)
 
 
-def hash_range(source: OpenFile, offset: int, length: int, digests: Sequence[Digest]) -> None:
+def hash_range(source: Source, offset: int, length: int, digests: Sequence[Digest]) -> None:
     """Feed `length` bytes of `source` to `digests`."""
     _stream(source, offset, None, 0, length, digests)
 
 
 def _stream(
-    source: OpenFile, offset: int, target: OpenFile | None, target_offset: int, length: int, digests: Sequence[Digest]
+    source: Source, offset: int, target: Target | None, target_offset: int, length: int, digests: Sequence[Digest]
 ) -> None:
     buffer = _buffers.stream
     for done in range(0, length, STREAM_BYTES):
@@ -168,8 +203,10 @@ def _kernel_copy(source: OpenFile, source_offset: int, target: OpenFile, target_
         done += copied
 
 
-def share_blocks(source: OpenFile, target: OpenFile) -> bool:
+def share_blocks(source: Source, target: Target) -> bool:
     """Make the empty `target` a copy-on-write twin of `source` if the file system can; say whether it did."""
+    if not isinstance(source, OpenFile) or not isinstance(target, OpenFile):
+        return False
     try:
         fcntl.ioctl(target.descriptor, FICLONE, source.descriptor)
     except OSError:

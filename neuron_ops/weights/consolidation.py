@@ -6,27 +6,39 @@ safetensors shards with an index. Bytes are moved, never computed, so every valu
 """
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from neuron_ops.errors import InvalidInput, MissingArtifact
-from neuron_ops.weights.byte_ranges import STREAM_BYTES, FileDigest, OpenFile, copy_file, file_digest
-from neuron_ops.weights.folders import check_free_space, new_folder
-from neuron_ops.weights.lora import CONFIG_NAME, WEIGHTS_NAME, find_adapter_folder, read_adapter, read_adapter_config
+from neuron_ops.weights.byte_ranges import FileDigest, copy_file, file_digest
+from neuron_ops.weights.folders import check_free_space, check_not_taken, new_folder
+from neuron_ops.weights.lora import (
+    CONFIG_NAME,
+    WEIGHTS_NAME,
+    Adapter,
+    check_adapter,
+    find_adapter_folder,
+    read_adapter,
+    read_adapter_config,
+)
 from neuron_ops.weights.neuron_checkpoint import NeuronCheckpoint, check_replicas, read_neuron_checkpoint
 from neuron_ops.weights.neuron_layout import Assembly
+from neuron_ops.weights.piece_writer import PieceWriter
 from neuron_ops.weights.safetensors_io import (
+    INDEX_NAME,
     SafetensorsWriter,
+    TensorEntry,
     TensorSpec,
+    encode_header,
+    encode_index,
+    file_bytes,
     in_file_order,
+    parse_safetensors,
     read_model_folder,
     split_into_shards,
-    write_index,
 )
 
 Progress = Callable[[int, int], None]
@@ -47,7 +59,7 @@ class BaseModelName:
 
 @dataclass(frozen=True, slots=True)
 class ConsolidateReport:
-    """What was read and what was written."""
+    """What was read and what was written, or with `dry_run` what would be."""
 
     kind: Literal["adapter", "model"]
     layout: Literal["neuron", "peft", "transformers"]
@@ -59,6 +71,15 @@ class ConsolidateReport:
     files: tuple[FileDigest, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """A checked checkpoint: what will be written, and how."""
+
+    report: ConsolidateReport
+    """Without digests."""
+    write: Callable[[Path, Progress | None], list[FileDigest]]
+
+
 def consolidate_checkpoint(
     checkpoint: Path,
     out: Path,
@@ -67,20 +88,32 @@ def consolidate_checkpoint(
     adapter: str = "default",
     max_shard_bytes: int = 5 * 10**9,
     progress: Progress | None = None,
+    dry_run: bool = False,
 ) -> ConsolidateReport:
     """Write the adapter or model in `checkpoint` to the new folder `out`, or write nothing at all."""
+    plan = _plan(checkpoint, base_model, adapter, max_shard_bytes)
+    check_not_taken(out)
+    size = sum(file.bytes for file in plan.report.files)
+    if dry_run:
+        check_free_space(out, size)
+        return plan.report
+    with new_folder(out) as partial:
+        check_free_space(partial, size)
+        files = plan.write(partial, progress)
+    return replace(plan.report, files=tuple(files))
+
+
+def _plan(checkpoint: Path, base_model: BaseModelName, adapter: str, max_shard_bytes: int) -> _Plan:
     if (checkpoint / f"adapter_{adapter}" / "adapter_shards").is_dir():
-        return _sharded_adapter(checkpoint / f"adapter_{adapter}", out, base_model, adapter, progress)
+        return _sharded_adapter(checkpoint / f"adapter_{adapter}", base_model, adapter)
     if (checkpoint / "adapter_shards").is_dir():
-        return _sharded_adapter(
-            checkpoint, out, base_model, checkpoint.name.partition("adapter_")[2] or adapter, progress
-        )
+        return _sharded_adapter(checkpoint, base_model, checkpoint.name.partition("adapter_")[2] or adapter)
     if (folder := find_adapter_folder(checkpoint, adapter)) is not None:
-        return _whole_adapter(folder, out, base_model, progress)
+        return _whole_adapter(folder, base_model)
     if (checkpoint / "shards").is_dir():
-        return _sharded_model(checkpoint, out, max_shard_bytes, progress)
+        return _sharded_model(checkpoint, max_shard_bytes)
     if any(checkpoint.glob("model*.safetensors")):
-        return _whole_model(checkpoint, out, progress)
+        return _whole_model(checkpoint)
     others = sorted(path.name for path in checkpoint.glob("adapter_*")) if checkpoint.is_dir() else []
     raise MissingArtifact(
         f"{checkpoint} holds neither adapter_{adapter}/adapter_shards nor shards (optimum-neuron), nor {WEIGHTS_NAME} "
@@ -89,58 +122,64 @@ def consolidate_checkpoint(
     )
 
 
-def _sharded_adapter(
-    folder: Path, out: Path, base_model: BaseModelName, adapter: str, progress: Progress | None
-) -> ConsolidateReport:
+def _sharded_adapter(folder: Path, base_model: BaseModelName, adapter: str) -> _Plan:
     config = _portable_config(read_adapter_config(folder / CONFIG_NAME), base_model)
     source = read_neuron_checkpoint(folder / "adapter_shards", adapter)
     if not source.assemblies:
         raise InvalidInput(f"{folder} holds no tensor of adapter {adapter!r}. Name the adapter that was trained.")
     check_replicas(source)
-    with new_folder(out) as partial:
-        files = _write_shards(source, partial, [(WEIGHTS_NAME, in_file_order(map(_spec, source.assemblies)))], progress)
-        files.append(_write_config(partial, config))
-        read_adapter(partial)  # names, pairs and ranks: what PEFT would trip over is found here
-    return _report("adapter", source, files)
+    specs = in_file_order(map(_spec, source.assemblies))
+    header = encode_header(specs)
+    size = file_bytes(specs)
+    # Names, pairs and ranks: what PEFT would trip over is found before anything is written.
+    check_adapter(Adapter(folder, config, parse_safetensors(folder / WEIGHTS_NAME, header, size)))
+
+    def write(out: Path, progress: Progress | None) -> list[FileDigest]:
+        return [*_write_shards(source, out, [(WEIGHTS_NAME, specs)], progress), _write(out, CONFIG_NAME, text)]
+
+    text = _encode(config)
+    return _Plan(_report("adapter", source, [_file(WEIGHTS_NAME, size), _file(CONFIG_NAME, len(text))]), write)
 
 
-def _sharded_model(checkpoint: Path, out: Path, max_shard_bytes: int, progress: Progress | None) -> ConsolidateReport:
+def _sharded_model(checkpoint: Path, max_shard_bytes: int) -> _Plan:
     source = read_neuron_checkpoint(checkpoint / "shards", None)
     check_replicas(source)
     shards = split_into_shards([_spec(assembly) for assembly in source.assemblies], max_shard_bytes)
-    with new_folder(out) as partial:
-        files = _write_shards(source, partial, [(name, in_file_order(specs)) for name, specs in shards], progress)
-        if len(shards) > 1:
-            files.append(write_index(partial, shards))
-        files += [copy_file(path, partial / path.name, path.name) for path in _model_files(checkpoint)]
-    return _report("model", source, files)
+    shards = [(name, in_file_order(specs)) for name, specs in shards]
+    others = list(_model_files(checkpoint))
+    index = encode_index(shards) if len(shards) > 1 else None
+
+    def write(out: Path, progress: Progress | None) -> list[FileDigest]:
+        files = _write_shards(source, out, shards, progress)
+        if index is not None:
+            files.append(_write(out, INDEX_NAME, index))
+        return files + [copy_file(path, out / path.name, path.name) for path in others]
+
+    files = [_file(name, file_bytes(specs)) for name, specs in shards]
+    files += [_file(INDEX_NAME, len(index))] if index is not None else []
+    return _Plan(_report("model", source, files + [_file(path.name, path.stat().st_size) for path in others]), write)
 
 
-def _whole_adapter(folder: Path, out: Path, base_model: BaseModelName, progress: Progress | None) -> ConsolidateReport:
+def _whole_adapter(folder: Path, base_model: BaseModelName) -> _Plan:
     adapter = read_adapter(folder)
-    config = _portable_config(dict(adapter.config), base_model)
-    with new_folder(out) as partial:
-        check_free_space(partial, adapter.file.size)
-        files = [copy_file(adapter.file.path, partial / WEIGHTS_NAME, WEIGHTS_NAME), _write_config(partial, config)]
-        if progress is not None:
-            progress(adapter.file.size, adapter.file.size)
-    shapes = [entry.shape for entry in adapter.file.entries.values()]
-    parameters = sum(int(np.prod(shape)) for shape in shapes)
-    return ConsolidateReport("adapter", "peft", 1, 1, len(shapes), parameters, 0, tuple(files))
+    text = _encode(_portable_config(dict(adapter.config), base_model))
+    size = adapter.file.size
+
+    def write(out: Path, progress: Progress | None) -> list[FileDigest]:
+        return [*_copy_files([adapter.file.path], out, progress), _write(out, CONFIG_NAME, text)]
+
+    files = (_file(WEIGHTS_NAME, size), _file(CONFIG_NAME, len(text)))
+    entries = adapter.file.entries.values()
+    return _Plan(ConsolidateReport("adapter", "peft", 1, 1, len(entries), _parameters(entries), 0, files), write)
 
 
-def _whole_model(checkpoint: Path, out: Path, progress: Progress | None) -> ConsolidateReport:
+def _whole_model(checkpoint: Path) -> _Plan:
     model = read_model_folder(checkpoint)
-    total = sum(file.size for file in model.files)
-    weights = [file.path for file in model.files] + ([model.index] if model.index else [])
-    with new_folder(out) as partial:
-        check_free_space(partial, total)
-        files = [copy_file(path, partial / path.name, path.name) for path in [*weights, *_model_files(checkpoint)]]
-        if progress is not None:
-            progress(total, total)
-    shapes = [entry.shape for _, entry in model.places.values()]
-    parameters = sum(int(np.prod(shape)) for shape in shapes)
-    return ConsolidateReport("model", "transformers", 1, 1, len(shapes), parameters, 0, tuple(files))
+    paths = [file.path for file in model.files] + ([model.index] if model.index else []) + [*_model_files(checkpoint)]
+    files = tuple(_file(path.name, path.stat().st_size) for path in paths)
+    entries = [entry for _, entry in model.places.values()]
+    report = ConsolidateReport("model", "transformers", 1, 1, len(entries), _parameters(entries), 0, files)
+    return _Plan(report, lambda out, progress: _copy_files(paths, out, progress))
 
 
 def _report(kind: Literal["adapter", "model"], source: NeuronCheckpoint, files: list[FileDigest]) -> ConsolidateReport:
@@ -150,10 +189,19 @@ def _report(kind: Literal["adapter", "model"], source: NeuronCheckpoint, files: 
         source.tensor_parallel,
         source.pipeline_parallel,
         len(source.assemblies),
-        sum(int(np.prod(assembly.shape)) for assembly in source.assemblies),
+        _parameters(source.assemblies),
         len(source.replicas),
         tuple(files),
     )
+
+
+def _parameters(tensors: Iterable[Assembly | TensorEntry]) -> int:
+    return sum(prod(tensor.shape) for tensor in tensors)
+
+
+def _file(name: str, size: int) -> FileDigest:
+    """A file that is planned."""
+    return FileDigest(name, size, None)
 
 
 def _spec(assembly: Assembly) -> TensorSpec:
@@ -168,9 +216,24 @@ def _portable_config(config: dict[str, Any], base_model: BaseModelName) -> dict[
     return config
 
 
-def _write_config(folder: Path, config: dict[str, Any]) -> FileDigest:
-    (folder / CONFIG_NAME).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-    return file_digest(folder / CONFIG_NAME, CONFIG_NAME)
+def _encode(config: dict[str, Any]) -> bytes:
+    return (json.dumps(config, indent=2, sort_keys=True) + "\n").encode()
+
+
+def _write(folder: Path, name: str, content: bytes) -> FileDigest:
+    (folder / name).write_bytes(content)
+    return file_digest(folder / name, name)
+
+
+def _copy_files(paths: list[Path], folder: Path, progress: Progress | None) -> list[FileDigest]:
+    done, total = 0, sum(path.stat().st_size for path in paths)
+    copied = []
+    for path in paths:
+        copied.append(copy_file(path, folder / path.name, path.name))
+        done += copied[-1].bytes
+        if progress is not None:
+            progress(done, total)
+    return copied
 
 
 def _model_files(checkpoint: Path) -> Iterator[Path]:
@@ -185,11 +248,9 @@ def _write_shards(
     source: NeuronCheckpoint, folder: Path, shards: list[tuple[str, list[TensorSpec]]], progress: Progress | None
 ) -> list[FileDigest]:
     assemblies = {assembly.name: assembly for assembly in source.assemblies}
-    total = sum(spec.nbytes for _, specs in shards for spec in specs)
-    check_free_space(folder, total)
-    done = 0
+    done, total = 0, sum(spec.nbytes for _, specs in shards for spec in specs)
     digests = []
-    with _Pieces() as pieces:
+    with PieceWriter() as pieces:
         for name, specs in shards:
             with SafetensorsWriter(folder / name, specs) as writer:
                 for spec in specs:
@@ -199,52 +260,3 @@ def _write_shards(
                         progress(done, total)
                 digests.append(writer.finish())
     return digests
-
-
-class _Pieces(ExitStack):
-    """Writes assemblies, keeping each rank's file open."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._files: dict[Path, OpenFile] = {}
-
-    def write(self, assembly: Assembly, writer: SafetensorsWriter) -> None:
-        if assembly.axis == 1:
-            self._write_columns(assembly, writer)
-            return
-        for piece in assembly.pieces:
-            tensor = piece.tensor
-            rows = piece.stop - piece.start
-            if tensor.contiguous:
-                offset = tensor.offset + piece.start * tensor.row_bytes
-                writer.copy(self._file(tensor.path), offset, rows * tensor.row_bytes)
-            else:
-                data = tensor.read(self._file(tensor.path), piece.start, piece.stop)
-                writer.write(data.data.cast("B"))
-
-    def _write_columns(self, assembly: Assembly, writer: SafetensorsWriter) -> None:
-        """Gather the ranks' columns, a block of rows at a time."""
-        rows, columns = assembly.shape
-        step = max(1, STREAM_BYTES // (columns * np.dtype(_word(assembly)).itemsize))
-        block = np.empty((min(step, rows), columns), _word(assembly))
-        for start in range(0, rows, step):
-            stop = min(start + step, rows)
-            filled = 0
-            last = None
-            for piece in assembly.pieces:
-                if piece.tensor is not last:
-                    data = piece.tensor.read(self._file(piece.tensor.path), start, stop)
-                    last = piece.tensor
-                width = piece.stop - piece.start
-                block[: stop - start, filled : filled + width] = data[:, piece.start : piece.stop]
-                filled += width
-            writer.write(block[: stop - start].data.cast("B"))
-
-    def _file(self, path: Path) -> OpenFile:
-        if path not in self._files:
-            self._files[path] = self.enter_context(OpenFile(path))
-        return self._files[path]
-
-
-def _word(assembly: Assembly) -> np.dtype[Any]:
-    return np.dtype(f"<u{assembly.pieces[0].tensor.word_bytes}")

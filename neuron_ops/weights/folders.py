@@ -19,9 +19,12 @@ def new_folder(out: Path) -> Iterator[Path]:
     the folder, which ends with the process, tells the dead from the living.
     """
     check_not_taken(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(out)
-    partial = Path(tempfile.mkdtemp(prefix=_prefix(out), dir=out.parent))
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(out)
+        partial = Path(tempfile.mkdtemp(prefix=_prefix(out), dir=out.parent))
+    except OSError as error:
+        raise InvalidInput(f"{out} cannot be made: {error.strerror}. Name a folder that you may write.") from error
     lock = _lock(partial)
     try:
         partial.chmod(0o755)  # mkdtemp's 0700 would follow the folder to its final name
@@ -43,8 +46,8 @@ def check_not_taken(out: Path) -> None:
 
 
 def check_free_space(folder: Path, needed: int) -> None:
-    """Refuse before the first byte what would end with a full disk."""
-    status = os.statvfs(folder)
+    """Refuse before the first byte what would end with a full disk; `folder` need not exist yet."""
+    status = os.statvfs(next(path for path in (folder, *folder.absolute().parents) if path.is_dir()))
     free = status.f_bavail * status.f_frsize
     if needed > free:
         raise InvalidInput(

@@ -102,7 +102,11 @@ def read_adapter(folder: Path) -> Adapter:
             f"{folder} has no {WEIGHTS_NAME}{f' but {pickled[0]}, a pickle, which is not run' if pickled else ''}. "
             "Save the adapter with safe_serialization."
         )
-    adapter = Adapter(folder, config, read_safetensors(folder / WEIGHTS_NAME))
+    return check_adapter(Adapter(folder, config, read_safetensors(folder / WEIGHTS_NAME)))
+
+
+def check_adapter(adapter: Adapter) -> Adapter:
+    """Check that config and tensors belong together; return the adapter."""
     if not adapter.file.entries:
         raise InvalidInput(f"{adapter.file.path} holds no tensor: nothing was trained. Save the adapter again.")
     for module, parts in low_rank_parts(adapter).items():

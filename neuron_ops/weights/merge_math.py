@@ -12,13 +12,14 @@ their factors stand side by side.
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from neuron_ops.errors import InvalidInput
-from neuron_ops.weights.byte_ranges import OpenFile
+from neuron_ops.weights.byte_ranges import OpenFile, Source
 from neuron_ops.weights.lora_targets import Change, LowRank
 from neuron_ops.weights.rounding import (
     WORD,
@@ -151,7 +152,7 @@ class Outcome:
 class TensorMerge:
     """Computes one changed tensor from the base's rows (or the adapter's, where it replaces the tensor)."""
 
-    def __init__(self, change: Change, entry: TensorEntry, base: OpenFile, work: Workspace) -> None:
+    def __init__(self, change: Change, entry: TensorEntry, base: Source, work: Workspace) -> None:
         self.change = change
         self.entry = entry
         self.rows = entry.shape[0] if entry.shape else 1
@@ -171,7 +172,7 @@ class TensorMerge:
     def blocks(self) -> Iterator[Words]:
         """The new rows, block after block; a block is valid until the next is asked for."""
         replacement = self.change.replacement
-        with OpenFile(replacement.adapter.file.path if replacement else self._base.path) as source:
+        with OpenFile(replacement.adapter.file.path) if replacement else nullcontext(self._base) as source:
             for start in range(0, self.rows, self._row_step):
                 stop = min(start + self._row_step, self.rows)
                 yield self._block(start, stop, source)
@@ -185,7 +186,7 @@ class TensorMerge:
             error += (max(self.rows, self.columns) / 2 + 4) * _FP32_UNIT * self._largest
         return Outcome(norm, self._differs, error)
 
-    def _block(self, start: int, stop: int, source: OpenFile) -> Words:
+    def _block(self, start: int, stop: int, source: Source) -> Words:
         shape = (stop - start, self.columns)
         stored, values = self._base_values(start, stop)
         result = self._work.words("result", shape, self.entry.dtype)
@@ -212,7 +213,7 @@ class TensorMerge:
         widen(words, self.entry.dtype, values)
         return words, values
 
-    def _replacement_values(self, source: OpenFile, start: int, stop: int, values: Floats) -> None:
+    def _replacement_values(self, source: Source, start: int, stop: int, values: Floats) -> None:
         replacement = self.change.replacement
         assert replacement is not None
         words = self._work.words("replaced", values.shape, replacement.entry.dtype)

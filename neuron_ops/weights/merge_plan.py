@@ -25,13 +25,12 @@ from neuron_ops.weights.safetensors_io import (
     TensorEntry,
     TensorSpec,
     encode_header,
-    read_model_folder,
 )
 
 HEAD = "lm_head.weight"
 _COMPARE_ROWS_BYTES = 1 << 20
 # The same weights in another format would still be the base's; the card would still describe the base.
-_OTHER_WEIGHTS = {".bin", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx", ".ot", ".pt", ".pth", ".safetensors"}
+OTHER_WEIGHTS = {".bin", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx", ".ot", ".pt", ".pth", ".safetensors"}
 _NOT_CARRIED = {"README.md", "manifest.json"}
 _HIDDEN_FOLDERS = {".cache", ".git"}
 
@@ -98,19 +97,18 @@ def _json(content: object) -> bytes:
     return (json.dumps(content, indent=2) + "\n").encode()
 
 
-def plan_merge(folder: Path, adapters: Sequence[WeightedAdapter]) -> MergePlan:
-    """Read all headers, pair all tensors, and refuse what can't work."""
+def plan_merge(base: ModelFolder, adapters: Sequence[WeightedAdapter]) -> MergePlan:
+    """Pair all tensors, and refuse what can't work."""
     if not adapters:
-        raise InvalidInput(f"No adapter was given to merge into {folder}. Give at least one adapter folder.")
-    base = read_model_folder(folder)
+        raise InvalidInput(f"No adapter was given to merge into {base.path}. Give at least one adapter folder.")
     changes = plan_changes(base, adapters)
     tied = tied_head(base)
     unchanged = tuple(name for name, change in changes.items() if _is_unchanged_copy(base, change, tied))
     changes = {name: change for name, change in changes.items() if name not in unchanged}
     if not changes:
         raise InvalidInput(
-            f"{', '.join(str(adapter.path) for adapter in adapters)} would change no tensor of {folder}: the result "
-            "would be the base model. Give a trained adapter."
+            f"{', '.join(str(adapter.path) for adapter in adapters)} would change no tensor of {base.path}: the "
+            "result would be the base model. Give a trained adapter."
         )
     separated = _separate_head(base, changes, tied)
     files = tuple(_plan_file(file, changes, tied if separated else None) for file in base.files)
@@ -171,7 +169,7 @@ def _equals_base(file: SafetensorsFile, entry: TensorEntry, copy: Replacement) -
     """Whether the adapter's copy, in the base's dtype, is the base's tensor."""
     elements = (entry.end - entry.start) // WORD[entry.dtype].itemsize
     step = _COMPARE_ROWS_BYTES // 4
-    with OpenFile(file.path) as one, OpenFile(copy.adapter.file.path) as two:
+    with file.open() as one, OpenFile(copy.adapter.file.path) as two:
         for at in range(0, elements, step):
             count = min(step, elements - at)
             ours = np.empty(count, WORD[entry.dtype])
@@ -227,7 +225,7 @@ def _other_files(base: ModelFolder, rewritten: set[str]) -> tuple[tuple[Path, ..
         relative = path.relative_to(base.path)
         if not path.is_file() or str(relative) in weights | rewritten or _HIDDEN_FOLDERS & set(relative.parts):
             continue
-        stale = path.suffix in _OTHER_WEIGHTS or path.name.endswith(tuple(f"{s}.index.json" for s in _OTHER_WEIGHTS))
+        stale = path.suffix in OTHER_WEIGHTS or path.name.endswith(tuple(f"{s}.index.json" for s in OTHER_WEIGHTS))
         if (stale and path != base.index) or str(relative) in _NOT_CARRIED:
             left_out.append(relative.as_posix())
         else:

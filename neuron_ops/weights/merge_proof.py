@@ -1,7 +1,8 @@
 """Prove a finished merge by reading it again: every byte of the result is accounted for.
 
-A check of its own, made on what the disk gives back and not on what was meant to be written. Untouched bytes are
-compared with the digests that the merge took from the base while it copied; `reread_base` takes them once more.
+A check of its own, made on what the disk gives back and not on what was meant to be written. The digest of a file was
+taken of the base's bytes where nothing is targeted, while they were copied, so a result that has it has them too;
+`reread_base` reads them from the base once more and compares range by range.
 """
 
 from collections.abc import Callable, Mapping
@@ -36,7 +37,28 @@ def verify_merge(
     progress: Callable[[int, int], None] | None = None,
 ) -> MergeProof:
     """Raise CorruptArtifact unless `out` is the base with exactly the reported tensors (or `targets`) changed."""
-    before, after = read_model_folder(base), read_model_folder(out)
+    return verify_folders(
+        read_model_folder(base),
+        read_model_folder(out),
+        report,
+        targets=targets,
+        reread_base=reread_base,
+        progress=progress,
+    )
+
+
+def verify_folders(
+    before: ModelFolder,
+    after: ModelFolder,
+    report: MergeReport,
+    *,
+    targets: frozenset[str] | None = None,
+    reread_base: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> MergeProof:
+    """The same for models whose weight files may be anywhere; all other files are in the folder."""
+    out = after.path
+    bases = {file.path.name: file for file in before.files}
     _check_headers(before, after, report)
     named = {tensor.name for tensor in report.changed}
     if targets is not None and named != targets:
@@ -48,7 +70,7 @@ def verify_merge(
     done = 0
     expected = {file.name: file.xxh3_128 for file in report.files}
     for file in after.files:
-        with _FileCheck(file, base / file.path.name, report, reread_base) as check:
+        with _FileCheck(file, bases[file.path.name], report, reread_base) as check:
             _check_digest(file.path, check.run(), expected)
         done += file.size
         if progress is not None:
@@ -84,15 +106,15 @@ def _check_headers(before: ModelFolder, after: ModelFolder, report: MergeReport)
 class _FileCheck(ExitStack):
     """Walks one file of the result once, part after part; each byte belongs to exactly one part."""
 
-    def __init__(self, file: SafetensorsFile, base: Path, report: MergeReport, reread_base: bool) -> None:
+    def __init__(self, file: SafetensorsFile, base: SafetensorsFile, report: MergeReport, reread_base: bool) -> None:
         super().__init__()
         name = file.path.name
         parts: list[ChangedTensor | UntouchedRange] = [part for part in report.untouched if part.file == name]
         parts += [tensor for tensor in report.changed if tensor.file == name]
         self._parts = sorted(parts, key=lambda part: part.start)
         self._file = file
-        self._result = self.enter_context(OpenFile(file.path))
-        self._base = self.enter_context(OpenFile(base))
+        self._result = self.enter_context(file.open())
+        self._base = self.enter_context(base.open())
         self._reread_base = reread_base
         self._whole = new_digest()
 
@@ -113,13 +135,13 @@ class _FileCheck(ExitStack):
         return self._whole.hexdigest()
 
     def _check_untouched(self, part: UntouchedRange) -> int:
-        found, expected = new_digest(), part.xxh3_128
+        if not self._reread_base:
+            hash_range(self._result, part.start, part.length, [self._whole])
+            return part.start + part.length
+        found, expected = new_digest(), new_digest()
         hash_range(self._result, part.start, part.length, [self._whole, found])
-        if self._reread_base:
-            again = new_digest()
-            hash_range(self._base, part.base_start, part.length, [again])
-            expected = again.hexdigest()
-        if found.hexdigest() != expected:
+        hash_range(self._base, part.base_start, part.length, [expected])
+        if found.hexdigest() != expected.hexdigest():
             raise CorruptArtifact(
                 f"{self._file.path}: bytes {part.start} to {part.start + part.length} should be the base's but differ. "
                 "Remove the result and merge again."

@@ -33,7 +33,6 @@ class UntouchedRange:
     """First byte in the result's file."""
     base_start: int
     length: int
-    xxh3_128: str | None
 
 
 @dataclass(frozen=True, slots=True)

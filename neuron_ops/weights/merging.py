@@ -11,7 +11,8 @@ from pathlib import Path
 from neuron_ops.errors import InvalidInput
 from neuron_ops.weights.byte_ranges import (
     FileDigest,
-    OpenFile,
+    Source,
+    Target,
     copy_file,
     copy_range,
     create_file,
@@ -25,6 +26,7 @@ from neuron_ops.weights.lora_targets import BiasDelta, LowRank, Replacement, Wei
 from neuron_ops.weights.merge_math import Outcome, TensorMerge, Workspace, read_factors
 from neuron_ops.weights.merge_plan import HEAD, MergePlan, PlannedFile, Step, plan_merge
 from neuron_ops.weights.merge_report import ChangedTensor, MergeReport, UntouchedRange
+from neuron_ops.weights.safetensors_io import read_model_folder
 
 __all__ = ["MergeReport", "WeightedAdapter", "merge_adapters"]
 
@@ -41,28 +43,36 @@ def merge_adapters(
     dry_run: bool = False,
 ) -> MergeReport:
     """Write base + adapters to the new folder `out`, or write nothing at all."""
-    plan = plan_merge(base, adapters)
+    plan = plan_merge(read_model_folder(base), adapters)
     check_not_taken(out)
     if dry_run:
+        check_free_space(out, plan.size)
         return _foresee(plan)
     with new_folder(out) as partial:
         check_free_space(partial, plan.size)
-        merged = _Merge(plan, partial, progress)
-        for file in plan.files:
-            merged.write(file)
-        others = [_carry(plan, relative, partial) for relative in plan.carried]
-        others += [_rewrite(partial, name, content) for name, content in plan.rewritten.items()]
-        return _report(plan, merged.changed, merged.untouched, [*merged.files, *others], dry_run=False)
+        return write_merged(plan, partial, lambda file: create_file(partial / file.source.path.name), progress)
+
+
+def write_merged(
+    plan: MergePlan, folder: Path, create: Callable[[PlannedFile], Target], progress: Progress | None = None
+) -> MergeReport:
+    """Write the weight files to wherever `create` says, and all others to `folder`."""
+    merged = _Merge(plan, create, progress)
+    for file in plan.files:
+        merged.write(file)
+    others = [_carry(plan, relative, folder) for relative in plan.carried]
+    others += [_rewrite(folder, name, content) for name, content in plan.rewritten.items()]
+    return _report(plan, merged.changed, merged.untouched, [*merged.files, *others], dry_run=False)
 
 
 class _Merge:
     """Writes the weight files one after another and collects what the report says."""
 
-    def __init__(self, plan: MergePlan, folder: Path, progress: Progress | None) -> None:
+    def __init__(self, plan: MergePlan, create: Callable[[PlannedFile], Target], progress: Progress | None) -> None:
         self.changed: list[ChangedTensor] = []
         self.untouched: list[UntouchedRange] = []
         self.files: list[FileDigest] = []
-        self._folder = folder
+        self._create = create
         self._work = Workspace()
         self._progress = progress
         self._done = 0
@@ -71,7 +81,7 @@ class _Merge:
     def write(self, file: PlannedFile) -> None:
         name = file.source.path.name
         self._file_digest = new_digest()
-        with OpenFile(file.source.path) as source, create_file(self._folder / name) as target:
+        with file.source.open() as source, self._create(file) as target:
             # On XFS and btrfs the result then shares the base's blocks, and only the changed tensors take space.
             shared = file.header is None and share_blocks(source, target)
             if file.header is not None:
@@ -85,9 +95,9 @@ class _Merge:
                     self._compute(name, step, source, target)
         self.files.append(FileDigest(name, file.size, self._file_digest.hexdigest()))
 
-    def _copy(self, name: str, step: Step, source: OpenFile, target: OpenFile | None) -> None:
-        digest = new_digest()
-        digests = [self._file_digest, digest]
+    def _copy(self, name: str, step: Step, source: Source, target: Target | None) -> None:
+        # Only the file's digest: it is of the base's bytes here, so a result with that digest has them.
+        digests = [self._file_digest]
         # In steps, so that progress moves within the gigabytes of a large embedding.
         for done in range(0, step.length, 1 << 26):
             length = min(1 << 26, step.length - done)
@@ -96,9 +106,9 @@ class _Merge:
             else:
                 copy_range(source, step.base_start + done, target, step.start + done, length, digests)
             self._advance(length)
-        self.untouched.append(UntouchedRange(name, step.start, step.base_start, step.length, digest.hexdigest()))
+        self.untouched.append(UntouchedRange(name, step.start, step.base_start, step.length))
 
-    def _compute(self, name: str, step: Step, source: OpenFile, target: OpenFile) -> None:
+    def _compute(self, name: str, step: Step, source: Source, target: Target) -> None:
         assert step.change is not None
         assert step.entry is not None
         tensor = TensorMerge(step.change, step.entry, source, self._work)
@@ -170,7 +180,7 @@ def _foresee(plan: MergePlan) -> MergeReport:
         name = file.source.path.name
         for step in file.steps:
             if step.change is None or step.entry is None:
-                untouched.append(UntouchedRange(name, step.start, step.base_start, step.length, None))
+                untouched.append(UntouchedRange(name, step.start, step.base_start, step.length))
                 continue
             rows = step.entry.shape[0] if step.entry.shape else 1
             factors = read_factors(step.change, rows, step.length // max(1, rows))

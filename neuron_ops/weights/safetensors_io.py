@@ -5,7 +5,7 @@ Tensors are addressed as byte ranges; nothing here loads a model or knows what a
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
 from pathlib import Path
@@ -15,7 +15,9 @@ from neuron_ops.errors import CorruptArtifact, InvalidInput, MissingArtifact
 from neuron_ops.weights.byte_ranges import (
     Digest,
     FileDigest,
+    Opener,
     OpenFile,
+    Source,
     copy_range,
     create_file,
     file_digest,
@@ -46,6 +48,8 @@ ITEM_BYTES = {
     "U8": 1,
     "BOOL": 1,
 }
+# What transformers and PEFT write, and transformers asks for.
+PYTORCH: Mapping[str, str] = {"format": "pt"}
 _WRITE_ORDER = {dtype: place for place, dtype in enumerate(ITEM_BYTES)}
 
 
@@ -88,11 +92,16 @@ class SafetensorsFile:
     entries: Mapping[str, TensorEntry]
     metadata: Mapping[str, str]
     size: int
+    opener: Opener = field(default=OpenFile, repr=False, compare=False)
+
+    def open(self) -> Source:
+        """The file, to read from wherever it is."""
+        return self.opener(self.path)
 
 
-def read_safetensors(path: Path) -> SafetensorsFile:
+def read_safetensors(path: Path, opener: Opener = OpenFile) -> SafetensorsFile:
     """Read and check the header of one file."""
-    with OpenFile(path) as reader:
+    with opener(path) as reader:
         size = reader.size
         if size < 8:
             raise CorruptArtifact(f"{path} has {size} bytes, too few for a safetensors header. Fetch it again.")
@@ -103,6 +112,11 @@ def read_safetensors(path: Path) -> SafetensorsFile:
                 "Fetch it again."
             )
         header = bytes(reader.read(0, 8 + length))
+    return parse_safetensors(path, header, size, opener)
+
+
+def parse_safetensors(path: Path, header: bytes, size: int, opener: Opener = OpenFile) -> SafetensorsFile:
+    """Check the header of a file of `size` bytes."""
     try:
         fields = json.loads(header[8:])
         metadata = {str(key): str(value) for key, value in fields.pop("__metadata__", {}).items()}
@@ -111,7 +125,7 @@ def read_safetensors(path: Path) -> SafetensorsFile:
         raise CorruptArtifact(f"{path} has an unreadable safetensors header ({error}). Fetch it again.") from None
     entries.sort(key=lambda entry: (entry.start, entry.end))
     _check_coverage(path, entries, len(header), size)
-    return SafetensorsFile(path, header, {entry.name: entry for entry in entries}, metadata, size)
+    return SafetensorsFile(path, header, {entry.name: entry for entry in entries}, metadata, size, opener)
 
 
 def _parse_entry(name: str, field: dict[str, object], header_bytes: int) -> TensorEntry:
@@ -154,18 +168,22 @@ class ModelFolder:
         return {name: (file, entry) for file in self.files for name, entry in file.entries.items()}
 
 
-def read_model_folder(folder: Path) -> ModelFolder:
-    """Read the headers of `model.safetensors`, or of the shards its index names; check that they agree."""
+def read_model_folder(folder: Path, opener: Opener = OpenFile) -> ModelFolder:
+    """Read the headers of `model.safetensors`, or of the shards its index names; check that they agree.
+
+    `opener` is given the path of a weight file as it would be in `folder`, and may open it anywhere.
+    """
     index = folder / INDEX_NAME
     if not index.is_file():
-        if not (folder / SINGLE_NAME).is_file():
+        try:
+            return ModelFolder(folder, (read_safetensors(folder / SINGLE_NAME, opener),), None)
+        except MissingArtifact:
             raise MissingArtifact(
                 f"{folder} holds neither {SINGLE_NAME} nor {INDEX_NAME}. Give the folder of a Hugging Face model with "
                 "safetensors weights."
-            )
-        return ModelFolder(folder, (read_safetensors(folder / SINGLE_NAME),), None)
+            ) from None
     weight_map = _read_weight_map(index)
-    files = tuple(read_safetensors(folder / name) for name in sorted(set(weight_map.values())))
+    files = tuple(read_safetensors(folder / name, opener) for name in sorted(set(weight_map.values())))
     found = {name: file.path.name for file in files for name in file.entries}
     if found != weight_map or sum(len(file.entries) for file in files) != len(found):
         wrong = sorted(name for name in found.keys() | weight_map.keys() if found.get(name) != weight_map.get(name))
@@ -187,7 +205,7 @@ def _read_weight_map(index: Path) -> dict[str, str]:
     return result
 
 
-def encode_header(tensors: Sequence[TensorSpec], metadata: Mapping[str, str]) -> bytes:
+def encode_header(tensors: Sequence[TensorSpec], metadata: Mapping[str, str] = PYTORCH) -> bytes:
     """The bytes before the first tensor, for `tensors` in this order; padded to 8 bytes as the reference does."""
     fields: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
     position = 0
@@ -204,6 +222,11 @@ def encode_header(tensors: Sequence[TensorSpec], metadata: Mapping[str, str]) ->
     return len(text).to_bytes(8, "little") + text
 
 
+def file_bytes(tensors: Sequence[TensorSpec]) -> int:
+    """The size of a file that holds these tensors."""
+    return len(encode_header(tensors)) + sum(tensor.nbytes for tensor in tensors)
+
+
 def in_file_order(tensors: Iterable[TensorSpec]) -> list[TensorSpec]:
     """By alignment, then by name: the order of the reference implementation, so equal tensors give equal files."""
     return sorted(tensors, key=lambda tensor: (_WRITE_ORDER[tensor.dtype], tensor.name))
@@ -215,8 +238,8 @@ class SafetensorsWriter:
     The file's digest grows with it, so nothing has to be read again.
     """
 
-    def __init__(self, path: Path, tensors: Sequence[TensorSpec], metadata: Mapping[str, str] | None = None) -> None:
-        header = encode_header(tensors, {"format": "pt"} if metadata is None else metadata)
+    def __init__(self, path: Path, tensors: Sequence[TensorSpec], metadata: Mapping[str, str] = PYTORCH) -> None:
+        header = encode_header(tensors, metadata)
         self.size = len(header) + sum(tensor.nbytes for tensor in tensors)
         self._file = create_file(path)
         self._digest = new_digest()
@@ -262,10 +285,15 @@ def split_into_shards(tensors: Sequence[TensorSpec], max_shard_bytes: int) -> li
     return [(f"model-{i:05d}-of-{len(shards):05d}.safetensors", shard) for i, shard in enumerate(shards, start=1)]
 
 
-def write_index(folder: Path, shards: Sequence[tuple[str, Sequence[TensorSpec]]]) -> FileDigest:
-    """Write the index of a sharded model."""
+def encode_index(shards: Sequence[tuple[str, Sequence[TensorSpec]]]) -> bytes:
+    """The index of a sharded model."""
     total = sum(tensor.nbytes for _, tensors in shards for tensor in tensors)
     weight_map = {tensor.name: file for file, tensors in shards for tensor in tensors}
     content = {"metadata": {"total_size": total}, "weight_map": weight_map}
-    (folder / INDEX_NAME).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+    return (json.dumps(content, indent=2, sort_keys=True) + "\n").encode()
+
+
+def write_index(folder: Path, shards: Sequence[tuple[str, Sequence[TensorSpec]]]) -> FileDigest:
+    """Write the index of a sharded model."""
+    (folder / INDEX_NAME).write_bytes(encode_index(shards))
     return file_digest(folder / INDEX_NAME, INDEX_NAME)

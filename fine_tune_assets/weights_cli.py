@@ -1,0 +1,130 @@
+"""`fine-tune consolidate` and `fine-tune merge`: the two weight programs on any folders, outside Dagster."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from neuron_ops.weights.lora_targets import WeightedAdapter
+
+Progress = Callable[[int, int], None]
+
+
+@click.command()
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--base-model", required=True, metavar="ID", help="Base model that the adapter names, by its hub id.")
+@click.option("--revision", metavar="COMMIT", help="Commit of the base model.")
+@click.option("--adapter", default="default", show_default=True, help="Name of the adapter in the checkpoint.")
+@click.option(
+    "--max-shard-gb",
+    default=5.0,
+    show_default=True,
+    type=click.FloatRange(0, min_open=True),
+    help="Largest weights file of a full model, in GB.",
+)
+@click.option("--dry-run", is_flag=True, help="Check everything and say what would be written; write nothing.")
+def consolidate(
+    checkpoint: Path, out: Path, base_model: str, revision: str | None, adapter: str, max_shard_gb: float, dry_run: bool
+) -> None:
+    """Turn CHECKPOINT into the new folder OUT, which PEFT or transformers loads.
+
+    CHECKPOINT is one checkpoint of optimum-neuron (an adapter or a full model), or a PEFT or transformers folder.
+    """
+    from neuron_ops.weights.consolidation import BaseModelName, consolidate_checkpoint
+
+    with _progress("consolidating") as progress:
+        report = consolidate_checkpoint(
+            checkpoint,
+            out,
+            base_model=BaseModelName(base_model, revision),
+            adapter=adapter,
+            max_shard_bytes=int(max_shard_gb * 1e9),
+            progress=progress,
+            dry_run=dry_run,
+        )
+    verb = "would write" if dry_run else "wrote"
+    click.echo(
+        f"{verb} {out}: {len(report.files)} files, {sum(file.bytes for file in report.files):,} bytes; "
+        f"{report.kind} from {report.layout} (TP {report.tensor_parallel}, PP {report.pipeline_parallel}), "
+        f"{report.num_tensors} tensors, {report.num_parameters:,} parameters, "
+        f"{report.num_replicas_compared} replicas compared"
+    )
+
+
+@click.command()
+@click.argument("base", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option(
+    *("--adapter", "adapters"),
+    multiple=True,
+    required=True,
+    metavar="FOLDER[=WEIGHT]",
+    help="PEFT adapter folder, and the factor of its change (default 1). May be given several times.",
+)
+@click.option("--dry-run", is_flag=True, help="Check everything and say what would be written; write nothing.")
+def merge(base: Path, out: Path, adapters: tuple[str, ...], dry_run: bool) -> None:
+    """Merge adapters into the model folder BASE and write the new folder OUT.
+
+    The result is read again and proven: exactly the targeted tensors differ, every other byte is the base's.
+    """
+    _keep_blas_single()
+    from neuron_ops.weights.merge_proof import verify_merge
+    from neuron_ops.weights.merging import merge_adapters
+
+    weighted = [_weighted(text) for text in adapters]
+    with _progress("merging") as progress:
+        report = merge_adapters(base, weighted, out, progress=progress, dry_run=dry_run)
+    size = sum(file.bytes for file in report.files)
+    click.echo(
+        f"{'would write' if dry_run else 'wrote'} {out}: {len(report.files)} files, {size:,} bytes; "
+        f"{len(report.changed)} tensors changed, {report.bytes_copied:,} bytes copied from the base"
+    )
+    if not dry_run:
+        with _progress("verifying") as progress:
+            proof = verify_merge(base, out, report, progress=progress)
+        click.echo(
+            f"proven: {proof.num_changed} tensors differ from the base and {proof.bytes_equal_to_base:,} bytes "
+            f"equal it; largest rounding error {report.max_abs_error:.3g}"
+        )
+
+
+def _keep_blas_single() -> None:
+    """One thread for numpy's BLAS, which reads this when numpy is imported: a merge's blocks are small, and more
+    threads would only spin beside them."""
+    os.putenv("OPENBLAS_NUM_THREADS", "1")
+
+
+def _weighted(text: str) -> "WeightedAdapter":
+    from neuron_ops.errors import InvalidInput
+    from neuron_ops.weights.lora_targets import WeightedAdapter
+
+    folder, equals, weight = text.rpartition("=")
+    if not equals or Path(text).exists():
+        return WeightedAdapter(Path(text))
+    try:
+        return WeightedAdapter(Path(folder), float(weight))
+    except ValueError:
+        raise InvalidInput(
+            f"--adapter {text!r}: {weight!r} is no number. Write FOLDER=WEIGHT, such as a/=0.5."
+        ) from None
+
+
+@contextmanager
+def _progress(label: str) -> Iterator[Progress | None]:
+    """A progress bar on a terminal; nothing in a file or a pipe."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    with click.progressbar(length=1, label=label, file=sys.stderr) as bar:
+
+        def advance(done: int, total: int) -> None:
+            bar.length = max(total, 1)
+            bar.update(done - bar.pos)
+
+        yield advance
