@@ -142,7 +142,7 @@ class LogClock(logging.Handler):
 
 def make_recipe(steps: int):  # type: ignore[no-untyped-def]
     """The demo's numbers; evaluation and checkpoint only at the end."""
-    from neuron_ops.recipe import load_recipe
+    from neuron_ops.recipe_file import load_recipe
 
     every = {"training.evaluate_every": steps, "training.checkpoint_every": steps, "training.log_every": WARM_UP}
     return load_recipe("tiny_llama_cpu", {"training.steps": steps, "training.warmup_steps": 0, **every})

@@ -16,7 +16,8 @@ from fine_tune_assets.weights_cli import consolidate, merge
 from neuron_ops.artifacts import Artifact, ArtifactStore
 from neuron_ops.errors import InvalidInput, MissingArtifact, OpsError
 from neuron_ops.raw import RawDatasets, check_version
-from neuron_ops.recipe import Recipe, load_recipe, package_path, parse_overrides, shipped_recipes
+from neuron_ops.recipe import Recipe, package_path
+from neuron_ops.recipe_file import load_recipe, parse_overrides, shipped_recipes
 from neuron_ops.run import Run
 from neuron_ops.steps import STEPS
 

@@ -8,7 +8,8 @@ from dagster import Field, ResourceDefinition
 from fine_tune_assets.settings import Settings
 from neuron_ops.artifacts import ArtifactStore
 from neuron_ops.raw import RawDatasets
-from neuron_ops.recipe import Recipe, load_recipe
+from neuron_ops.recipe import Recipe
+from neuron_ops.recipe_file import load_recipe
 from neuron_ops.run import Run
 
 

@@ -27,7 +27,7 @@ from neuron_ops.artifacts import ArtifactStore, CheckRecord, FileRecord, Manifes
 from neuron_ops.errors import OpsError
 from neuron_ops.launch import LAUNCHER_PID, end_without_launcher
 from neuron_ops.raw import RawDatasets
-from neuron_ops.recipe import load_recipe
+from neuron_ops.recipe_file import load_recipe
 from neuron_ops.run import Plan, Run
 from neuron_ops.steps import BY_VERB, Step
 

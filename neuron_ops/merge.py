@@ -6,9 +6,9 @@ from pathlib import Path
 
 from neuron_ops import cli
 from neuron_ops.artifacts import CheckRecord, FileRecord
-from neuron_ops.files import S3Files
 from neuron_ops.model_card import write_model_card
 from neuron_ops.run import Run
+from neuron_ops.s3_files import S3Files
 from neuron_ops.weights.lora import low_rank_parts, read_adapter
 from neuron_ops.weights.lora_targets import WeightedAdapter
 from neuron_ops.weights.merge_proof import MergeProof, verify_merge

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from neuron_ops.artifacts import Artifact, FileRecord
-from neuron_ops.files import S3Files
+from neuron_ops.s3_files import S3Files
 from neuron_ops.s3_objects import S3Folder, S3Upload
 from neuron_ops.weights.lora_targets import WeightedAdapter
 from neuron_ops.weights.merge_plan import OTHER_WEIGHTS, PlannedFile, plan_merge

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from neuron_ops.errors import CorruptArtifact, MissingArtifact, OpsError
-from neuron_ops.files import S3Files
+from neuron_ops.s3_files import S3Files
 from neuron_ops.weights.upload_parts import Part
 
 BLOCK_BYTES = 8 << 20

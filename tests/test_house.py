@@ -10,7 +10,7 @@ import pytest
 
 from fine_tune_assets.assets import LOOKS
 from fine_tune_assets.checks import CHECKS
-from neuron_ops.recipe import load_recipe, shipped_recipes
+from neuron_ops.recipe_file import load_recipe, shipped_recipes
 from neuron_ops.steps import BY_ARTIFACT, RAW_DATASET, STEPS, upstream
 
 ROOT = Path(__file__).parent.parent

@@ -22,7 +22,8 @@ from fine_tune_assets.sensors import delivery
 from fine_tune_assets.settings import Settings
 from neuron_ops.artifacts import ArtifactStore
 from neuron_ops.raw import RawDatasets
-from neuron_ops.recipe import load_recipe, package_path
+from neuron_ops.recipe import package_path
+from neuron_ops.recipe_file import load_recipe
 from neuron_ops.run import Run
 
 ROOT = Path(__file__).parents[2]

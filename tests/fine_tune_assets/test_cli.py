@@ -12,7 +12,7 @@ from dagster import AssetKey
 
 from fine_tune_assets.cli import main
 from fine_tune_assets.partitions import PARTITIONS_NAME
-from neuron_ops.recipe import load_recipe
+from neuron_ops.recipe_file import load_recipe
 from neuron_ops.steps import RAW_DATASET, STEPS
 from tests.fine_tune_assets.conftest import Project
 

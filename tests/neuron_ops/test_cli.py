@@ -16,7 +16,7 @@ from neuron_ops import cli
 from neuron_ops.artifacts import Artifact, ArtifactStore, CheckRecord
 from neuron_ops.errors import CorruptArtifact, InvalidInput, MissingArtifact, OpsError, Unavailable
 from neuron_ops.raw import RawDatasets
-from neuron_ops.recipe import load_recipe
+from neuron_ops.recipe_file import load_recipe
 from neuron_ops.run import Run
 from neuron_ops.steps import BY_VERB
 

@@ -17,7 +17,8 @@ from neuron_ops.artifacts import ArtifactStore
 from neuron_ops.errors import CorruptArtifact, InvalidInput
 from neuron_ops.fetch import inspect
 from neuron_ops.raw import RawDatasets
-from neuron_ops.recipe import load_recipe, package_path
+from neuron_ops.recipe import package_path
+from neuron_ops.recipe_file import load_recipe
 from neuron_ops.run import Run
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from neuron_ops.errors import InvalidInput, Unavailable
-from neuron_ops.files import Files, LocalFiles, S3Files, open_files
+from neuron_ops.files import Files, LocalFiles, open_files
+from neuron_ops.s3_files import S3Files
 
 AWKWARD_NAMES = ["with space.json", "größe-日本.json", "rows[1].jsonl", "a*b?.txt", "50%#1.md", "deep/er/file.bin"]
 

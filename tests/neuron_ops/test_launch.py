@@ -14,7 +14,8 @@ import pytest
 
 from neuron_ops.errors import InvalidInput
 from neuron_ops.launch import LAUNCHER_PID, command, execute
-from neuron_ops.recipe import Recipe, load_recipe
+from neuron_ops.recipe import Recipe
+from neuron_ops.recipe_file import load_recipe
 from neuron_ops.steps import BY_VERB, STEPS
 
 PATIENCE = 60.0

@@ -13,7 +13,7 @@ import pytest
 from neuron_ops import consolidate, merge, merge_in_s3
 from neuron_ops.artifacts import ArtifactStore
 from neuron_ops.errors import CorruptArtifact, InvalidInput
-from neuron_ops.files import S3Files
+from neuron_ops.s3_files import S3Files
 from neuron_ops.weights.lora_targets import WeightedAdapter
 from neuron_ops.weights.merging import merge_adapters
 from neuron_ops.weights.safetensors_io import read_safetensors

@@ -10,7 +10,8 @@ from pydantic import BaseModel
 
 from neuron_ops.backends import layout
 from neuron_ops.errors import InvalidInput
-from neuron_ops.recipe import Recipe, load_recipe, package_path, parse_overrides, parse_value, shipped_recipes
+from neuron_ops.recipe import Recipe, package_path
+from neuron_ops.recipe_file import load_recipe, parse_overrides, parse_value, shipped_recipes
 
 TINY = """
 name: mine

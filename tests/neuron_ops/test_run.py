@@ -9,7 +9,7 @@ import pytest
 from neuron_ops.artifacts import Artifact, ArtifactStore
 from neuron_ops.errors import InvalidInput, MissingArtifact
 from neuron_ops.raw import RawDatasets
-from neuron_ops.recipe import load_recipe
+from neuron_ops.recipe_file import load_recipe
 from neuron_ops.run import Run, published_model
 from neuron_ops.steps import BY_ARTIFACT, BY_VERB, RAW_DATASET, STEPS, upstream
 

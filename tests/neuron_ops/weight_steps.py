@@ -18,10 +18,11 @@ import numpy as np
 
 from neuron_ops import cli, fetch
 from neuron_ops.artifacts import Address, Artifact, ArtifactStore
-from neuron_ops.files import S3Files, open_files
+from neuron_ops.files import open_files
 from neuron_ops.raw import RawDatasets
-from neuron_ops.recipe import load_recipe
+from neuron_ops.recipe_file import load_recipe
 from neuron_ops.run import Run
+from neuron_ops.s3_files import S3Files
 from neuron_ops.steps import BY_VERB
 from neuron_ops.weights.safetensors_io import SafetensorsWriter, TensorSpec, in_file_order
 from tests.neuron_ops.conftest import publish_files

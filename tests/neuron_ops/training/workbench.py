@@ -22,7 +22,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from neuron_ops import cli, compile, fetch, train
 from neuron_ops.artifacts import Artifact, ArtifactStore
 from neuron_ops.raw import RawDatasets
-from neuron_ops.recipe import Recipe, load_recipe
+from neuron_ops.recipe import Recipe
+from neuron_ops.recipe_file import load_recipe
 from neuron_ops.rows.datasets_folder import DatasetWriter
 from neuron_ops.rows.packing import build_sequences, plan_packed
 from neuron_ops.rows.token_rows import IGNORED, TokenRow
