@@ -8,7 +8,6 @@ from pathlib import Path
 
 from dagster import (
     AssetExecutionContext,
-    DagsterError,
     DagsterExecutionInterruptedError,
     Failure,
     PipesEnvContextInjector,
@@ -41,12 +40,17 @@ class StepFailure(DagsterUserCodeProcessError, Failure):
         self.allow_retries = False
 
 
-class Cancelled(DagsterError, DagsterExecutionInterruptedError):
+class Cancelled(DagsterUserCodeProcessError, DagsterExecutionInterruptedError):
     """An interrupt that ends the run.
 
     Dagster obeys the retry policy for interrupts too, so Ctrl-C would start the step again. Errors of its own first
-    base it leaves alone, and by the second base the run still counts as interrupted.
+    base it leaves alone, and shows without a stack; by the second base the run still counts as interrupted.
     """
+
+    def __init__(self, message: str) -> None:
+        record = SerializableErrorInfo(message, [], type(self).__name__)
+        # Dagster leaves this constructor untyped.
+        super().__init__(message, user_code_process_error_infos=[record])  # type: ignore[no-untyped-call]
 
 
 def ensure(context: AssetExecutionContext, step: Step, fine_tuning: FineTuning) -> tuple[Artifact, bool]:
@@ -113,4 +117,7 @@ def _translated() -> Iterator[None]:
     except OpsError as error:
         raise _final_or_not(str(error), error.retry) from None
     except DagsterExecutionInterruptedError:
-        raise Cancelled("The run was interrupted; the step's processes have ended.") from None
+        raise Cancelled(
+            "The run was interrupted and the step's processes have ended. Materialize again to go on: what is finished "
+            "is reused, and training resumes from its last checkpoint."
+        ) from None

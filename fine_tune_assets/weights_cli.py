@@ -74,9 +74,13 @@ def merge(base: Path, out: Path, adapters: tuple[str, ...], dry_run: bool) -> No
     The result is read again and proven: exactly the targeted tensors differ, every other byte is the base's.
     """
     _keep_blas_single()
+    from neuron_ops.errors import InvalidInput
+    from neuron_ops.weights.lora import read_adapter_config
     from neuron_ops.weights.merge_proof import verify_merge
     from neuron_ops.weights.merging import merge_adapters
 
+    if out.resolve().is_relative_to(base.resolve()):
+        raise InvalidInput(f"{out} lies within the base {base}, which is not changed. Name a folder elsewhere.")
     weighted = [_weighted(text) for text in adapters]
     with _progress("merging") as progress:
         report = merge_adapters(base, weighted, out, progress=progress, dry_run=dry_run)
@@ -85,6 +89,10 @@ def merge(base: Path, out: Path, adapters: tuple[str, ...], dry_run: bool) -> No
         f"{'would write' if dry_run else 'wrote'} {out}: {len(report.files)} files, {size:,} bytes; "
         f"{len(report.changed)} tensors changed, {report.bytes_copied:,} bytes copied from the base"
     )
+    for adapter in weighted:
+        named = read_adapter_config(adapter.path / "adapter_config.json").get("base_model_name_or_path")
+        # Only a person can tell whether a folder is that model: equal shapes are all that can be compared here.
+        click.echo(f"{adapter.path} says that it was trained on {named or 'a base that it does not name'}")
     if not dry_run:
         with _progress("verifying") as progress:
             proof = verify_merge(base, out, report, progress=progress)

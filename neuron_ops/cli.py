@@ -88,7 +88,7 @@ def make(step: Step, run: Run, build: Build) -> None:
             product = build(run, writer.path)
             if _rank() == 0:
                 _publish(step, run, plan, writer, product, time.monotonic() - started)
-    except OSError:
+    except (OSError, OpsError):
         # The run that finishes first removes what slower ones were writing; to them that looks like a vanished folder.
         if run.store.find(plan.address) is None:
             raise

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from neuron_ops import cli
 from neuron_ops.artifacts import Scalar
-from neuron_ops.errors import CorruptArtifact, InvalidInput, Unavailable
+from neuron_ops.errors import CorruptArtifact, InvalidInput, MissingArtifact, Unavailable
 from neuron_ops.files import open_files
 from neuron_ops.recipe import BaseModelSection, package_path
 from neuron_ops.run import Run
@@ -40,7 +40,13 @@ def build(run: Run, out: Path) -> cli.Product:
         _download(section, out)
     else:
         _copy(section, out)
-    return cli.Product(metrics={"model": section.id, "revision": section.revision, **inspect(out)})
+    try:
+        found = inspect(out)
+    except (InvalidInput, MissingArtifact, CorruptArtifact) as error:
+        # The copy is gone by the time somebody reads this: name what it is a copy of.
+        source = f"{section.repository}@{section.revision}" if section.repository else str(section.path)
+        raise type(error)(f"base_model {str(error).replace(str(out), source)}") from None
+    return cli.Product(metrics={"model": section.id, "revision": section.revision, **found})
 
 
 def inspect(folder: Path) -> dict[str, Scalar]:

@@ -5,6 +5,7 @@ files as a local folder. What the files mean belongs to artifacts.py and raw.py.
 """
 
 import contextlib
+import errno
 import os
 import shutil
 import tempfile
@@ -146,7 +147,7 @@ class LocalFiles:
 
     def create(self, path: str, data: bytes) -> bool:
         target = self.root / path
-        target.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(target.parent)
         descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=".new-")
         try:
             with os.fdopen(descriptor, "wb") as file:
@@ -184,12 +185,7 @@ class LocalFiles:
     @contextlib.contextmanager
     def workspace(self, path: str) -> Iterator[Path]:
         folder = self.root / path
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise Unavailable(
-                f"Cannot write to {folder}: {error.strerror}. Check the store's path and its rights."
-            ) from error
+        _make_folder(folder)
         yield folder
 
     def store(self, workspace: Path, path: str) -> None:
@@ -202,6 +198,25 @@ class LocalFiles:
     @contextlib.contextmanager
     def local(self, path: str, names: list[str]) -> Iterator[Path]:
         yield self.root / path
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder and those above it.
+
+    Raises:
+        InvalidInput: the path leads through a file, or this user may not write there.
+        Unavailable: anything else the disk says, such as that it is full.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except (NotADirectoryError, FileExistsError, FileNotFoundError, PermissionError) as error:
+        raise InvalidInput(
+            f"Cannot write to {folder}: {error.strerror}. Give the store (FINE_TUNE_STORE, or --store) a folder."
+        ) from error
+    except OSError as error:
+        raise Unavailable(f"Cannot write to {folder}: {error.strerror}. Check the disk and try again.") from error
 
 
 def _sync(path: Path) -> None:

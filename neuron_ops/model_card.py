@@ -7,6 +7,8 @@ from pathlib import Path
 
 import yaml
 
+from neuron_ops.artifacts import Manifest
+from neuron_ops.recipe import Recipe
 from neuron_ops.run import Run
 from neuron_ops.steps import RAW_DATASET
 
@@ -35,14 +37,17 @@ def _text(run: Run) -> str:
     lora = recipe.graph.lora
     toolchain = ", ".join(f"{name} {version}" for name, version in sorted(adapter.toolchain.items()))
     rows = [
-        ("base model", f"{recipe.base_model.id}, revision {recipe.base_model.revision or base.digest}"),
+        ("base model", f"{recipe.base_model.id}, {_version_of_base(recipe, base)}"),
         ("dataset version", f"{run.version}, digest {data.inputs[RAW_DATASET].digest}"),
         (
             "training rows",
             f"{data.metrics['training_rows']} ({data.metrics['supervised_share']:.1%} of tokens learned)",
         ),
         ("LoRA", f"r {lora.r}, alpha {lora.alpha:g}, dropout {lora.dropout:g}, {', '.join(lora.target_modules)}"),
-        ("checkpoint", f"{adapter.metrics['checkpoint']}, held-out loss {adapter.metrics['eval_loss']:.4f}"),
+        (
+            "checkpoint",
+            f"{adapter.metrics['checkpoint']}, held-out loss {adapter.metrics['eval_loss']:.4f}",
+        ),
         ("tools", toolchain),
     ]
     table = "\n".join(f"| {name} | {value} |" for name, value in rows)
@@ -53,3 +58,8 @@ def _text(run: Run) -> str:
         "byte for byte. The base model's licence applies.\n\n"
         f"| | |\n|---|---|\n{table}\n\n## Recipe\n\n```yaml\n{settings}```\n"
     )
+
+
+def _version_of_base(recipe: Recipe, base: Manifest) -> str:
+    revision = recipe.base_model.revision
+    return f"revision {revision}" if revision else f"files with digest {base.digest}"

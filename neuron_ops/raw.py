@@ -35,6 +35,10 @@ def check_version(version: str) -> str:
     return version
 
 
+def _holds_rows(name: str) -> bool:
+    return name.endswith(ROW_FILES) and not name.startswith(("_", "."))
+
+
 class RawDatasets:
     """The folder that dataset versions land in."""
 
@@ -87,12 +91,12 @@ class RawDatasets:
                 f"Dataset version {version!r} is already in {self.url}, and a version never changes. "
                 "Choose another name."
             )
-        rows = [file for file in sorted(folder.glob("*")) if file.suffix in ROW_FILES]
+        rows = [file for file in sorted(folder.glob("*")) if file.is_file() and _holds_rows(file.name)]
         if not rows:
             raise InvalidInput(f"{folder} holds no {' or '.join(ROW_FILES)} file. Give the folder with the rows.")
         # Whatever an interrupted delivery left goes: without its marker the version does not exist.
         for name in self._files.children(version):
-            if name.endswith(ROW_FILES):
+            if _holds_rows(name):
                 self._files.remove(f"{version}/{name}")
         for file in rows:
             if not self._files.create(f"{version}/{file.name}", file.read_bytes()):
@@ -110,7 +114,7 @@ class RawDatasets:
                 f"Dataset version {version!r} has not landed: {self.url}/{version} has no {MARKERS[0]}. "
                 "Deliver it with: fine-tune dataset add VERSION FOLDER"
             )
-        rows = {name: stamp for name, stamp in found.items() if name.endswith(ROW_FILES) and "/" not in name}
+        rows = {name: stamp for name, stamp in found.items() if _holds_rows(name) and "/" not in name}
         if not rows:
             raise InvalidInput(
                 f"Dataset version {version!r}: {self.url}/{version} holds no {' or '.join(ROW_FILES)} file. "

@@ -127,7 +127,7 @@ class TrainingSection(Section):
     seed: Annotated[int, Field(ge=0)] = 42
     """Seed of initialization, dropout and data order."""
     steps: Count
-    """Optimizer steps. `fine-tune plan` and the asset's metadata say how many epochs that is."""
+    """Optimizer steps. The metadata of lora_checkpoints says how many epochs they were."""
     learning_rate: Annotated[float, Field(gt=0.0)] = 2e-4
     """Peak learning rate of AdamW."""
     schedule: Literal["linear", "cosine", "constant"] = "cosine"

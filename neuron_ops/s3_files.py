@@ -183,7 +183,12 @@ class S3Files:
                 "s3:DeleteObject and s3:ListBucket there."
             ) from error
         except (BotoCoreError, OSError) as error:
-            raise Unavailable(f"s3://{self._full(path)} could not be reached: {error}") from error
+            raise Unavailable(
+                f"s3://{self._full(path)} could not be reached: {error}. Check the network, the region and "
+                "AWS_ENDPOINT_URL."
+            ) from error
+        except ValueError as error:
+            raise InvalidInput(f"s3://{self._full(path)}: {error}. Check AWS_ENDPOINT_URL and the region.") from error
 
 
 def _s3_code(error: OSError) -> str | None:

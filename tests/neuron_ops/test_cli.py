@@ -135,12 +135,12 @@ def test_an_unreadable_manifest_exits_with_4(run: Run, program: Program) -> None
     assert "manifest.json cannot be read" in done.stderr
 
 
-def test_a_store_that_cannot_be_written_exits_with_5(program: Program, tmp_path: Path) -> None:
+def test_a_store_that_leads_through_a_file_exits_with_2(program: Program, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
 
     done = program(store="file")
 
-    assert done.returncode == 5
+    assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("error: Cannot write to ")
 
 
@@ -295,3 +295,20 @@ def test_a_disk_error_is_not_taken_for_a_winner(run: Run) -> None:
         cli.make(FETCH, run, full)
 
     assert run.find("base_model") is None
+
+
+def test_a_run_whose_files_the_first_finisher_swept_uses_that_one_s_artifact(tmp_path: Path) -> None:
+    def run() -> Run:
+        return Run(load_recipe("tiny_llama_cpu"), ArtifactStore(str(tmp_path)), RawDatasets(str(tmp_path / "raw")))
+
+    def first(_: Run, out: Path) -> cli.Product:
+        (out / "file").write_text("the first one's")
+        return cli.Product(metrics={})
+
+    def second(_: Run, out: Path) -> cli.Product:
+        cli.make(BY_VERB["fetch"], run(), first)
+        raise MissingArtifact(f"{out} holds nothing any more")
+
+    cli.make(BY_VERB["fetch"], run(), second)
+
+    assert run().require("base_model").read("file") == b"the first one's"

@@ -195,3 +195,13 @@ def test_every_folder_is_a_name_landed_or_not(raw: RawDatasets) -> None:
 def test_a_raw_folder_that_does_not_exist_holds_no_versions(raw: RawDatasets) -> None:
     assert raw.names() == []
     assert not raw.has_landed("v1")
+
+
+def test_hidden_names_and_folders_are_no_rows(tmp_path: Path) -> None:
+    folder = tmp_path / "delivery"
+    (folder / "folder.jsonl").mkdir(parents=True)
+    (folder / "_rows.jsonl").write_text("{}")
+    raw = RawDatasets(str(tmp_path / "raw"))
+
+    with pytest.raises(InvalidInput, match=r"holds no \.jsonl or \.parquet file"):
+        raw.land("v1", folder)
