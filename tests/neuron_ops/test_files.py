@@ -168,7 +168,7 @@ def test_a_local_path_is_taken_as_it_is_written(tmp_path: Path) -> None:
 def test_a_store_below_a_file_says_that_nothing_can_be_written_there(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
 
-    with pytest.raises(InvalidInput, match="Check the store's path"), open_files(str(tmp_path / "file")).workspace("a"):
+    with pytest.raises(InvalidInput, match="Give the store"), open_files(str(tmp_path / "file")).workspace("a"):
         pass
 
 
