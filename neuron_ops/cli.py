@@ -67,6 +67,8 @@ def main(verb: str, build: Build) -> None:
         except OpsError as error:
             _report_error(error)
             status = error.exit_code
+        except SystemExit as stop:  # SIGTERM, after everything below has unwound
+            status = int(stop.code or 0)
     # Outside: Dagster would show an exit that passes through its client as an exception with a stack of frames.
     sys.exit(status)
 
