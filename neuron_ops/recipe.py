@@ -117,6 +117,8 @@ class GraphSection(Section):
     """Attention implementation: eager, PyTorch's scaled_dot_product_attention, or Neuron's flash kernel."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more compute."""
+    torch_compile: bool = False
+    """cpu and cuda: compile the model with torch.compile. neuron always compiles, with its own compiler."""
     lora: LoraSection = LoraSection()
     """The adapter."""
 
@@ -182,6 +184,12 @@ class HardwareSection(Section):
     """Ranks that share each layer."""
     pipeline_parallel: Count = 1
     """Groups of layers on different ranks."""
+    stall_minutes: Annotated[float, Field(gt=0.0)] = 30.0
+    """A training in which no micro-batch ends for so long is ended as failed, instead of waiting in a collective."""
+    multi_node: Literal["indexed_job", "pytorch_job"] = "indexed_job"
+    """What several nodes are on Kubernetes: an Indexed Job, or a Kubeflow PyTorchJob where its operator runs."""
+    max_restarts: Annotated[int, Field(ge=0, le=20)] = 3
+    """How often a training on several nodes starts again from its last checkpoint before it fails."""
 
 
 class EvaluationSection(Section):
