@@ -92,15 +92,21 @@ class Run:
 
     def explain(self, artifact: str) -> list[str]:
         """How what the artifact reads now differs from the finished artifacts of this dataset version."""
+        return [
+            f"{address}: {', '.join(fields) or 'the same'}" for address, fields in self.differences(artifact).items()
+        ]
+
+    def differences(self, artifact: str) -> dict[Address, list[str]]:
+        """For each finished artifact of this dataset version, the fields in which it differs from what is read now."""
         plan = self.plan(artifact)
         folder = plan.address.dataset_version or ""
         names = self.store.files.children(f"{artifact}/{folder}".rstrip("/"))
         others = (self.store.find(Address(artifact, name, plan.address.dataset_version)) for name in names)
-        return [
-            f"{other.address}: {', '.join(explain_difference(_fields(other.manifest), _fields(plan))) or 'the same'}"
+        return {
+            other.address: explain_difference(_fields(other.manifest), _fields(plan))
             for other in others
             if other is not None
-        ]
+        }
 
     def _input(self, item: Input) -> InputRecord:
         if item.artifact == RAW_DATASET:

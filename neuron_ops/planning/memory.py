@@ -7,6 +7,7 @@ only where an adapter needs it. The lower end is what any implementation keeps, 
 keep without fusing anything.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from neuron_ops.backends import Layout
@@ -81,6 +82,15 @@ def check_memory(plan: MemoryPlan) -> None:
             f"{show_bytes(Range.exactly(plan.capacity))}; the most is for the {largest.name}. Raise "
             "hardware.tensor_parallel, set graph.gradient_checkpointing, or lower graph.micro_batch_size or "
             "graph.sequence_length."
+        )
+
+
+def memory_warnings(plan: MemoryPlan) -> Iterator[str]:
+    """Where it fits at best and does not at worst."""
+    if plan.capacity is not None and plan.total.low <= plan.capacity < plan.total.high:
+        yield (
+            f"{plan.place.capitalize()} may need up to {show_bytes(Range.exactly(plan.total.high))} of its "
+            f"{show_bytes(Range.exactly(plan.capacity))}. graph.gradient_checkpointing would be on the safe side."
         )
 
 
