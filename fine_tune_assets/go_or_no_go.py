@@ -22,4 +22,4 @@ def stop_unless_go(context: AssetExecutionContext, step: Step, run: Run) -> None
     context.log_event(AssetObservation(step.artifact, partition=context.partition_key, metadata=shown))
     context.add_asset_metadata(shown, partition_key=context.partition_key)
     if not forecast.is_go:
-        raise InvalidInput(forecast.refusals[0].text)
+        raise InvalidInput(" ".join(problem.text for problem in forecast.refusals))

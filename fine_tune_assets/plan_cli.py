@@ -22,7 +22,7 @@ def plan(version: str, recipe: str | None, pairs: tuple[str, ...], as_json: bool
     forecast = make_forecast(chosen_run(recipe, pairs, version), has_hub_token=has_hub_token())
     click.echo(to_json(forecast) if as_json else to_text(forecast))
     if not forecast.is_go:
+        count = len(forecast.refusals)
         raise InvalidInput(
-            f"No-go for {version} with {forecast.recipe}, problems to solve first: {len(forecast.refusals)}. "
-            f"The first: {forecast.refusals[0].text}"
+            f"No-go for {version} with {forecast.recipe}: {count} problem{'s' * (count > 1)}, listed at the top."
         )

@@ -36,9 +36,9 @@ MACHINES = {
 
 UTILIZATION = Range(0.05, 0.20)
 UTILIZATION_SOURCE = (
-    "assumed 5 to 20 % of the cores' bfloat16 peak: AWS published 41.99 sequences/s of 8,192 tokens for pretraining "
-    "Llama 3.1 8B on 32 trn1.32xlarge, which is 21 % of theirs; short sequences and eager attention reach less. "
-    "Not run on Trainium"
+    "assumed, for a large model, 5 to 20 % of the cores' bfloat16 peak: AWS published 41.99 sequences/s of 8,192 "
+    "tokens for pretraining Llama 3.1 8B on 32 trn1.32xlarge, which is 21 % of theirs; short sequences and eager "
+    "attention reach less. Not run on Trainium"
 )
 
 COMPILATION = Range(30 * 60, 60 * 60)

@@ -53,8 +53,10 @@ class DataPlan:
     """Tokens of the longest row that was tokenized; None where none was."""
 
 
-def plan_data(run: Run, read_rows: bool) -> DataPlan | None:
+def plan_data(run: Run, *, read_rows: bool, tokenize: bool) -> DataPlan | None:
     """What is known; None where the rows have not been prepared and may not, or cannot, be read now.
+
+    Without `tokenize`, tokens are guessed from bytes even if the base model is at hand.
 
     Raises:
         InvalidInput: what `prepare` would refuse: rows, tokenizer, template, splits.
@@ -67,7 +69,7 @@ def plan_data(run: Run, read_rows: bool) -> DataPlan | None:
         return _from_report(prepared)
     if not read_rows or run.raw.stats(run.version)["bytes"] > MAX_RAW_BYTES:
         return None
-    return _from_rows(run)
+    return _from_rows(run, tokenize)
 
 
 def _from_report(prepared: Artifact) -> DataPlan:
@@ -88,14 +90,14 @@ def _from_report(prepared: Artifact) -> DataPlan:
     )
 
 
-def _from_rows(run: Run) -> DataPlan:
+def _from_rows(run: Run, tokenize: bool) -> DataPlan:
     # numpy and tokenizers, some tenths of a second: not for those who only ask about what is finished.
     from neuron_ops.planning.raw_rows import look_at
     from neuron_ops.rows.chat import open_chat
 
     dataset, length = run.recipe.dataset, run.recipe.graph.sequence_length
     with run.raw.local(run.version) as raw, local_files(run, (*TOKENIZER_FILES, "config.json")) as model:
-        chat = None if model is None else open_chat(model, dataset)
+        chat = open_chat(model, dataset) if model is not None and tokenize else None
         found = look_at(raw, dataset, length, chat)
     return _Estimate(run.recipe, found).plan()
 
@@ -186,5 +188,5 @@ class _Estimate:
         return (
             f"rows counted; {BYTES_PER_TOKEN.low:g} to {BYTES_PER_TOKEN.high:g} bytes a token and "
             f"{TEMPLATE_TOKENS.low:g} to {TEMPLATE_TOKENS.high:g} tokens of template a row assumed, because no "
-            "tokenizer is at hand before base_model is materialized"
+            "usable tokenizer is at hand; materializing base_model brings one"
         )

@@ -4,10 +4,9 @@ Only the large things count: a copy of the base model, the merged model, checkpo
 """
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from neuron_ops.errors import MissingArtifact
 from neuron_ops.planning.data import DataPlan
 from neuron_ops.planning.memory import adapter_parameters
 from neuron_ops.planning.model_files import weights_bytes
@@ -21,11 +20,11 @@ POSITION_BYTES = 12
 """Of a token row: id, label and position."""
 
 
-def disk_warnings(run: Run, data: DataPlan | None, shape: ModelShape | None) -> Iterator[str]:
-    """What is missing on the disk."""
+def disk_warnings(run: Run, to_make: Collection[str], data: DataPlan | None, shape: ModelShape | None) -> Iterator[str]:
+    """What is missing on the disk for the artifacts that are to be made."""
     if "://" in run.store.url:
         return
-    needed, free = _needed(run, data, shape), _free(Path(run.store.url))
+    needed, free = _needed(run, to_make, data, shape), _free(Path(run.store.url))
     if needed > free:
         yield (
             f"{run.store.url} has {show_bytes(Range.exactly(free))} left, but what is still to be made needs "
@@ -33,7 +32,7 @@ def disk_warnings(run: Run, data: DataPlan | None, shape: ModelShape | None) -> 
         )
 
 
-def _needed(run: Run, data: DataPlan | None, shape: ModelShape | None) -> float:
+def _needed(run: Run, to_make: Collection[str], data: DataPlan | None, shape: ModelShape | None) -> float:
     weights, recipe = weights_bytes(run), run.recipe
     sizes: dict[str, float] = {"base_model": weights, "merged_model": weights}
     if data is not None:
@@ -43,14 +42,7 @@ def _needed(run: Run, data: DataPlan | None, shape: ModelShape | None) -> float:
         # The best one is kept besides the newest, and the next is written before an old one goes.
         checkpoints = recipe.training.keep_checkpoints + 2
         sizes["lora_checkpoints"] = checkpoints * STATE_BYTES * adapter_parameters(recipe, shape, ranks=1)
-    return sum(size for artifact, size in sizes.items() if not _is_finished(run, artifact))
-
-
-def _is_finished(run: Run, artifact: str) -> bool:
-    try:
-        return run.find(artifact) is not None
-    except MissingArtifact:
-        return False
+    return sum(size for artifact, size in sizes.items() if artifact in to_make)
 
 
 def _free(folder: Path) -> int:

@@ -93,9 +93,9 @@ class _Planner:
 
     def forecast(self) -> Forecast:
         run, recipe = self._run, self._recipe
-        world = self._attempt(lambda: layout(recipe))
         model = self._attempt(self._model)
-        data = self._attempt(lambda: plan_data(run, self._read_rows))
+        data = self._attempt(lambda: plan_data(run, read_rows=self._read_rows, tokenize=not self._problems))
+        world = self._attempt(lambda: layout(recipe))
         exposure = plan_exposure(recipe, world, data) if world else None
         memory = self._memory(world, model)
         graphs = self._attempt(lambda: plan_graphs(run)) if world else None
@@ -105,7 +105,7 @@ class _Planner:
         self._warn(padding_warnings(data, recipe.graph.sequence_length) if data else ())
         self._warn(cadence_warnings(recipe.training))
         self._warn(hub_warning(run) if not self._has_hub_token else ())
-        self._warn(disk_warnings(run, data, model))
+        self._warn(disk_warnings(run, [state.artifact for state in artifacts if not state.finished], data, model))
         return Forecast(
             dataset_version=run.version,
             recipe=recipe.name,

@@ -110,19 +110,17 @@ def _memory(memory: MemoryPlan | None, world: Layout | None) -> Section:
 
 def _graphs(graphs: GraphsPlan | None) -> Section:
     title = "Compiled graphs"
-    if graphs is None or graphs.address is None:
+    if graphs is None:
+        return Section(title, (("not known", "see above"),))
+    if graphs.address is None:
         return Section(title, (("not known", "until base_model is materialized: its config is part of the address"),))
-    if graphs.is_hit:
-        facts = ", ".join(f"{name} {value}" for name, value in graphs.facts.items() if name in SHOWN_FACTS)
-        return Section(title, (("hit", graphs.address), *((("holds", facts),) if facts else ())))
-    rows = [("miss", graphs.address)]
-    if graphs.differs_from is not None:
-        rows.append(("nearest", graphs.differs_from))
-        rows += [("differs in", difference) for difference in graphs.differences]
+    rows = [("hit" if graphs.is_hit else "miss", graphs.address)]
+    rows += [(name.replace("_", " "), str(value)) for name, value in graphs.facts.items()]
+    rows += [("module", f"{name} {show_bytes(Range.exactly(size))}") for name, size in graphs.modules.items()]
+    if graphs.nearest is not None:
+        rows.append(("nearest", graphs.nearest))
+    rows += [("differs in", difference) for difference in graphs.differences]
     return Section(title, tuple(rows))
-
-
-SHOWN_FACTS = ("graphs", "modules", "reason", "seconds")
 
 
 def _duration(duration: DurationPlan | None) -> Section:
@@ -148,5 +146,5 @@ def _duration(duration: DurationPlan | None) -> Section:
 
 def _artifacts(forecast: Forecast) -> Rows:
     for state in forecast.artifacts:
-        address = state.address or f"{state.artifact} (address known once its inputs are finished)"
+        address = state.address or f"{state.artifact} (no address yet)"
         yield ("finished" if state.finished else "to make"), address
