@@ -109,6 +109,13 @@ def toolchain(recipe: Recipe) -> dict[str, str]:
     return {"torch": importlib.metadata.version("torch")} if recipe.graph.torch_compile else {}
 
 
+def device_memory(recipe: Recipe) -> int | None:
+    """Bytes that each process has on its device; None where the recipe does not say which device that is."""
+    from neuron_ops.backends import neuron
+
+    return neuron.instance(recipe.hardware).memory_per_core if recipe.hardware.backend == "neuron" else None
+
+
 def open_backend(recipe: Recipe) -> "Backend":
     """The process half, in a process that the launcher started.
 

@@ -3,13 +3,12 @@
 What a step would refuse is refused here by the same functions. How a plan looks belongs to `report`.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
-from neuron_ops.backends import Layout, layout
+from neuron_ops.backends import Layout, device_memory, environment, layout, refuse_model
 from neuron_ops.errors import CorruptArtifact, InvalidInput, MissingArtifact
-from neuron_ops.planning.assumptions import machine
 from neuron_ops.planning.data import DataPlan, padding_warnings, plan_data
 from neuron_ops.planning.disk import disk_warnings
 from neuron_ops.planning.duration import DurationPlan, plan_duration
@@ -52,6 +51,8 @@ class Forecast:
     problems: tuple[Problem, ...]
     data: DataPlan | None
     world: Layout | None
+    environment: Mapping[str, str]
+    """What every training process finds in its environment beside what is there."""
     exposure: Exposure | None
     model: ModelShape | None
     memory: MemoryPlan | None
@@ -94,7 +95,7 @@ class _Planner:
     def forecast(self) -> Forecast:
         run, recipe = self._run, self._recipe
         model = self._attempt(self._model)
-        data = self._attempt(lambda: plan_data(run, read_rows=self._read_rows, tokenize=not self._problems))
+        data = self._attempt(lambda: plan_data(run, read_rows=self._read_rows, tokenize=model is not None))
         world = self._attempt(lambda: layout(recipe))
         exposure = plan_exposure(recipe, world, data) if world else None
         memory = self._memory(world, model)
@@ -113,6 +114,7 @@ class _Planner:
             problems=self._sorted_problems(),
             data=data,
             world=world,
+            environment=environment(recipe) if world else {},
             exposure=exposure,
             model=model,
             memory=memory,
@@ -126,13 +128,14 @@ class _Planner:
         if found is None:
             return None
         config, folder = found
-        return read_shape(config, f"{folder}/config.json")
+        shape = read_shape(config, f"{folder}/config.json")
+        self._attempt(lambda: refuse_model(self._recipe, config))
+        return shape
 
     def _memory(self, world: Layout | None, model: ModelShape | None) -> MemoryPlan | None:
         if world is None or model is None:
             return None
-        known = machine(self._recipe.hardware.instance_type)
-        memory = plan_memory(self._recipe, model, world, known.core_memory if known else None)
+        memory = plan_memory(self._recipe, model, world, device_memory(self._recipe))
         self._attempt(lambda: check_memory(memory))
         self._warn(memory_warnings(memory))
         return memory

@@ -91,6 +91,7 @@ def _world(forecast: Forecast) -> Section:
     ]
     if forecast.instance_type is not None:
         rows.insert(1, ("nodes", f"{world.nodes} x {forecast.instance_type}, no core idle"))
+    rows += [("environment", f"{name}={value}") for name, value in sorted(forecast.environment.items())]
     return Section("World", tuple(rows))
 
 

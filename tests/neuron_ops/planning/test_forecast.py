@@ -98,6 +98,8 @@ class Refused(NamedTuple):
         Refused("tiny_llama_cpu", {"graph__attention": "flash"}, ["Use 'sdpa' or 'eager'"]),
         Refused(TRN1, {"hardware__instance_type": "p5.48xlarge"}, ["backend neuron needs one of trn1.2xlarge"]),
         Refused(TRN1, {"hardware__processes": 8}, ["32 cores and idle cores are paid for"]),
+        Refused(TRN1, {"dataset__packing": True}, ["no mask between packed rows"]),
+        Refused(TRN1, {"graph__attention": "flash"}, ["takes multiples of 2048 tokens"]),
         Refused("tiny_llama_cpu", {"dataset__pad_token": "<|eot_id|>"}, ["is also its eos_token"]),
         Refused("tiny_llama_cpu", {"base_model__path": "/nowhere"}, ["/nowhere has no config.json"]),
         Refused(
@@ -123,6 +125,22 @@ def test_too_little_memory_is_a_no_go_before_the_model_is_fetched(make_run: Make
 
     assert "Each core would need at least" in refusals(forecast)[0]
     assert "hardware.tensor_parallel" in refusals(forecast)[0]
+
+
+def test_a_model_that_the_hardware_cannot_divide_is_a_no_go(make_run: MakeRun, llama: Path) -> None:
+    overrides = {**llama_recipe(llama), "hardware__tensor_parallel": 32}
+
+    forecast = make_forecast(make_run(TRN1, **overrides))
+
+    (refusal,) = refusals(forecast)
+    assert "k_proj" in refusal, "with more ranks than key-value heads, queries, keys and values are adapted together"
+    assert forecast.memory is not None, "and the rest is planned all the same"
+
+
+def test_the_environment_of_the_training_processes_is_part_of_the_plan(make_run: MakeRun) -> None:
+    assert make_forecast(make_run(hardware__threads=3)).environment["OMP_NUM_THREADS"] == "3"
+    assert make_forecast(make_run(TRN1)).environment["MALLOC_ARENA_MAX"] == "64"
+    assert make_forecast(make_run(hardware__tensor_parallel=2)).environment == {}
 
 
 def test_memory_that_may_not_suffice_is_a_warning(make_run: MakeRun, llama: Path) -> None:
