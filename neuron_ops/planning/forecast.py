@@ -100,13 +100,13 @@ class _Planner:
         exposure = plan_exposure(recipe, world, data) if world else None
         memory = self._memory(world, model)
         graphs = self._attempt(lambda: plan_graphs(run)) if world else None
-        duration = plan_duration(run, world, exposure, graphs, model) if world and exposure else None
+        duration = self._duration(world, exposure, graphs, model)
         artifacts = tuple(self._state(step.artifact) for step in STEPS)
-        self._warn(exposure_warnings(exposure) if exposure else ())
-        self._warn(padding_warnings(data, recipe.graph.sequence_length) if data else ())
-        self._warn(cadence_warnings(recipe.training))
-        self._warn(hub_warning(run) if not self._has_hub_token else ())
-        self._warn(disk_warnings(run, [state.artifact for state in artifacts if not state.finished], data, model))
+        self._warn_of(exposure_warnings(exposure) if exposure else ())
+        self._warn_of(padding_warnings(data, recipe.graph.sequence_length) if data else ())
+        self._warn_of(cadence_warnings(recipe.training))
+        self._warn_of(hub_warnings(run) if not self._has_hub_token else ())
+        self._warn_of(disk_warnings(run, [state.artifact for state in artifacts if not state.finished], data, model))
         return Forecast(
             dataset_version=run.version,
             recipe=recipe.name,
@@ -137,8 +137,15 @@ class _Planner:
             return None
         memory = plan_memory(self._recipe, model, world, device_memory(self._recipe))
         self._attempt(lambda: check_memory(memory))
-        self._warn(memory_warnings(memory))
+        self._warn_of(memory_warnings(memory))
         return memory
+
+    def _duration(
+        self, world: Layout | None, exposure: Exposure | None, graphs: GraphsPlan | None, model: ModelShape | None
+    ) -> DurationPlan | None:
+        if world is None or exposure is None:
+            return None
+        return self._attempt(lambda: plan_duration(self._run, world, exposure, graphs, model))
 
     def _state(self, artifact: str) -> ArtifactState:
         return self._attempt(lambda: _look_up(self._run, artifact)) or ArtifactState(artifact, False, None)
@@ -153,8 +160,9 @@ class _Planner:
             pass  # not made yet: the list of artifacts says so
         return None
 
-    def _warn(self, texts: Iterable[str]) -> None:
-        for text in texts:
+    def _warn_of(self, texts: Iterable[str]) -> None:
+        """Note them; looking for something to warn of may itself come upon a refusal."""
+        for text in self._attempt(lambda: list(texts)) or ():
             self._problems.setdefault(text, False)
 
     def _sorted_problems(self) -> tuple[Problem, ...]:
@@ -162,7 +170,7 @@ class _Planner:
         return tuple(sorted(problems, key=lambda problem: not problem.blocking))
 
 
-def hub_warning(run: Run) -> Iterator[str]:
+def hub_warnings(run: Run) -> Iterator[str]:
     """A gated repository and nobody to open it."""
     repository = run.recipe.base_model.repository
     if repository is not None and run.find("base_model") is None:

@@ -177,6 +177,22 @@ def test_nothing_is_built_on_an_artifact_whose_check_failed(make_run: MakeRun) -
     assert "failed its check 'answers_are_in_the_loss'" in refusals(forecast)[0]
 
 
+@pytest.mark.parametrize("artifact", ["base_model", "lora_checkpoints"])
+def test_a_manifest_that_cannot_be_read_stops_only_whom_it_concerns(
+    make_run: MakeRun, tmp_path: Path, artifact: str
+) -> None:
+    run = make_run()
+    fetch_base(run)
+    publish(run, "tokenized_dataset", {"report.json": package_report(run)})
+    made = run.find(artifact) or publish(run, artifact, {"checkpoints.json": b"{}"})
+    (tmp_path / "store" / str(made.address) / "manifest.json").write_text("{")
+
+    same, other = make_forecast(make_run()), make_forecast(make_run(training__seed=7))
+
+    assert [text.count("manifest.json cannot be read") for text in refusals(same)] == [1]
+    assert other.is_go == (artifact == "lora_checkpoints"), "another seed's training"
+
+
 def package_report(run: Run) -> bytes:
     """What prepare reports of 100 rows in 10 sequences."""
     split = {"rows": 100, "sequences": 10, "tokens": 2_000, "supervised_tokens": 500}
