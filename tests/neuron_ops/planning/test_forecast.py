@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from neuron_ops.artifacts import CheckRecord
+from neuron_ops.artifacts import ArtifactStore, CheckRecord
 from neuron_ops.errors import InvalidInput, MissingArtifact
 from neuron_ops.planning.forecast import Forecast, make_forecast
 from neuron_ops.raw import RawDatasets
@@ -222,6 +222,20 @@ def test_a_disk_without_room_is_a_warning(make_run: MakeRun, monkeypatch: pytest
     forecast = make_forecast(make_run())
 
     assert any("has 0.95 MiB left" in text and "FINE_TUNE_STORE" in text for text in warnings(forecast))
+
+
+def test_a_bucket_is_planned_as_a_folder_is(make_run: MakeRun, bucket: str, tmp_path: Path) -> None:
+    local = make_run()
+    remote = Run(local.recipe, ArtifactStore(f"s3://{bucket}/store"), RawDatasets(f"s3://{bucket}/raw"), "v1")
+    remote.raw.land("v1", tmp_path / "delivery")
+    for run in (local, remote):
+        fetch_base(run)
+
+    here, there = make_forecast(local), make_forecast(remote)
+
+    assert there.is_go
+    assert (there.data, there.memory, there.duration) == (here.data, here.memory, here.duration)
+    assert [state.finished for state in there.artifacts] == [state.finished for state in here.artifacts]
 
 
 def test_a_version_that_has_not_landed_has_no_forecast(make_run: MakeRun, tmp_path: Path) -> None:
