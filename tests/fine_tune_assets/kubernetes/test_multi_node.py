@@ -6,15 +6,17 @@ The pods' image holds a stand-in for our program that does what a test tells it 
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import pytest
+from dagster import AssetsDefinition, AssetSelection, ExecuteInProcessResult, materialize
 
+from fine_tune_assets.assets import build_assets
 from fine_tune_assets.kubernetes.multi_node import Patience, PodTraining, open_training
 from fine_tune_assets.kubernetes.multi_node_api import Api
 from fine_tune_assets.kubernetes.multi_node_manifests import Training, manifests
+from fine_tune_assets.resources import fine_tuning
 from neuron_ops.ending import Ending
 from neuron_ops.errors import InvalidInput, OpsError, Unavailable
 from neuron_ops.recipe import HardwareSection
@@ -24,7 +26,8 @@ from tests.cluster.deployment import CHECKOUT
 from tests.cluster.kinds import JOBS, PODS, PYTORCH_JOBS, SERVICES
 from tests.cluster.objects import Object, name_of, uid_of
 from tests.cluster.pod_setup import Image
-from tests.neuron_ops.training.workbench import contents, make_model, make_recipe, make_run, open_run, start_server
+from tests.fine_tune_assets.conftest import Project, run_config
+from tests.neuron_ops.training.workbench import make_model, make_recipe, open_run
 
 # In place of neuron_ops.nodes: each node runs the test's lines of Python.
 PROGRAM = """
@@ -279,27 +282,55 @@ def play_operator(cluster: Cluster) -> None:
 
 
 @pytest.mark.slow
-def test_two_pods_train_the_bytes_that_two_processes_train(
-    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+def test_two_pods_train_for_dagster_and_start_again_when_one_is_killed(
+    cluster: Cluster, project: Project, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    few: dict[str, Any] = {"graph__micro_batch_size": 1, "graph__lora__dropout": 0.2}
-    model = make_model(tmp_path / "model")
-    run = make_run(tmp_path / "pods", make_recipe(model, **few, hardware__nodes=2))
+    two_pods = replace(project, overrides={**project.overrides, "training.steps": 30, "hardware.nodes": 2})
+    two_pods.deliver("v1")
+    two_pods.register("v1")
     Bench(cluster, "local/checkout").launcher()
     monkeypatch.setenv("KUBECONFIG", str(cluster.kubeconfig))
     monkeypatch.setenv("FINE_TUNE_POD", f"{cluster.namespace}/launcher")
 
-    ending = open_training(BY_VERB["train"], run, "1", lambda text: None).run()
+    with ThreadPoolExecutor(1) as pool:
+        killed = pool.submit(kill_a_pod_after_a_checkpoint, cluster, two_pods)
+        result, lines = materialize_in_pods(two_pods)
 
-    assert ending == Ending(0)
+    assert result.success, lines
+    [restart] = [line for line in lines if line.endswith("All nodes start again from the last checkpoint.")]
+    assert f"node 1 (pod {killed.result()} on machine-" in restart
+    assert "(OOMKilled)" in restart
+    metrics = two_pods.run("v1").require("lora_checkpoints").manifest.metrics
+    assert metrics["steps"] == 30
+    assert metrics["resumed_from_step"] != 0
     assert "[node 0] " in (output := capfd.readouterr().out)
-    assert "step 6/6 loss" in output
+    assert "step 30/30 loss" in output
     assert_nothing_is_left(cluster)
-    alone = make_run(tmp_path / "alone", make_recipe(model, **few, hardware__processes=2))
-    trainer = start_server(tmp_path)
-    assert set(trainer.train(alone).codes) == {0}
-    trainer.server.communicate()
-    assert contents(open_run(tmp_path / "pods", run.recipe)) == contents(open_run(tmp_path / "alone", alone.recipe))
+
+
+def materialize_in_pods(project: Project) -> tuple[ExecuteInProcessResult, list[str]]:
+    """Train as a step's pod does it, and what the event log says; the other steps need no cluster here."""
+    resources = {"fine_tuning": fine_tuning(replace(project.settings, deployment="kubernetes"))}
+    with project.instance() as instance:
+        result = materialize(
+            [asset for asset in build_assets() if isinstance(asset, AssetsDefinition)],
+            resources=resources,
+            instance=instance,
+            partition_key="v1",
+            selection=AssetSelection.assets("lora_checkpoints").upstream(),
+            run_config=run_config(project.overrides),
+            raise_on_error=False,
+        )
+        return result, [record.user_message for record in instance.all_logs(result.run_id)]
+
+
+def kill_a_pod_after_a_checkpoint(cluster: Cluster, project: Project) -> str:
+    """The name of the pod that was killed as the kernel does it when memory runs out."""
+    checkpoints = project.root / "store" / "lora_checkpoints"
+    cluster.wait_for(lambda: list(checkpoints.glob("v1/*/step-*/manifest.json")), "a checkpoint", seconds=120)
+    victim = Bench(cluster).pod(1)
+    cluster.oom_kill(victim)
+    return victim
 
 
 def test_a_process_that_is_in_no_pod_cannot_start_others(
