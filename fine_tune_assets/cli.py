@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fine_tune_assets.import_seed_cli import import_seed
 from fine_tune_assets.plan_cli import plan
 from fine_tune_assets.recipe_options import chosen_recipe, chosen_run, with_recipe
 from fine_tune_assets.settings import read_settings
@@ -202,6 +203,7 @@ def _summary(evaluation: Artifact, merged: Artifact) -> str:
 main.add_command(plan)
 main.add_command(consolidate)
 main.add_command(merge)
+main.add_command(import_seed)
 
 
 if __name__ == "__main__":
