@@ -54,7 +54,8 @@ def _instance() -> "DagsterInstance":
         raise InvalidInput(f"DAGSTER_HOME is {str(home)!r}, but Dagster wants an absolute path.")
     try:
         home.mkdir(parents=True, exist_ok=True)
-        (home / "dagster.yaml").touch()  # an empty one is the default instance; without it each command warns
+        if not (home / "dagster.yaml").exists():  # where Kubernetes mounts it, it cannot be written
+            (home / "dagster.yaml").touch()  # an empty one is the default instance; without it each command warns
     except OSError as error:
         raise InvalidInput(f"DAGSTER_HOME {str(home)!r} cannot be used as a folder: {error.strerror}.") from error
 

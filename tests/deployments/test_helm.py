@@ -174,7 +174,9 @@ def test_a_run_s_pod_is_valid_and_restricted(values: Values) -> None:
     pod = job["spec"]["template"]["spec"]
     assert breaks_restricted(pod) == []
     assert pod["serviceAccountName"] == "fine-tune-orchestration"
-    assert {"name": "scratch", "mountPath": "/tmp"} in pod["containers"][0]["volumeMounts"]
+    container = pod["containers"][0]
+    assert {"name": "scratch", "mountPath": "/tmp"} in container["volumeMounts"]
+    assert {"secretRef": {"name": "hugging-face", "optional": True}} in container["envFrom"]
 
 
 def test_a_run_s_pod_may_reach_the_code_location(values: Values, render: Callable[[str], Objects]) -> None:
