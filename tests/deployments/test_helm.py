@@ -216,6 +216,12 @@ def test_what_the_values_name_is_in_the_manifests(
     assert values["rbacEnabled"] is False
 
 
+def test_the_web_server_listens_where_a_user_that_is_not_root_may(values: Values) -> None:
+    server = values["dagsterWebserver"]
+
+    assert server["service"]["port"] == server["readinessProbe"]["httpGet"]["port"] == 3000
+
+
 def test_dagster_s_own_pods_are_restricted(values: Values) -> None:
     for part in (
         values["dagsterWebserver"],
