@@ -80,8 +80,8 @@ def open_files(url: str) -> Files:
     parts = urlsplit(url)
     if "@" in parts.netloc:  # the URL is in command lines, run configurations and logs: here it is not repeated
         raise InvalidInput(
-            f"Store {parts.scheme}://…@…: credentials have no place in a URL. Give them in the environment or by a role, "
-            "and write s3://bucket/prefix."
+            f"Store {parts.scheme}://…@…: credentials have no place in a URL. "
+            "Give them in the environment or by a role, and write s3://bucket/prefix."
         )
     if parts.scheme == "s3":
         from neuron_ops.s3_files import S3Files  # it needs this module

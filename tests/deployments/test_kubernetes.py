@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from neuron_ops.backends.neuron import INSTANCES
+from neuron_ops.recipe import HardwareSection
 from neuron_ops.recipe_file import shipped_recipes
 from tests.deployments.conftest import DEPLOYMENTS, OVERLAYS, ROOT, Objects, breaks_restricted, find, of_kind
 
@@ -75,8 +76,10 @@ def test_an_overlay_holds_differences_only(overlay: str) -> None:
 def test_settings_are_what_the_programs_read(overlay: str, render: Render) -> None:
     settings = find(render(overlay), "ConfigMap", "fine-tune-settings")["data"]
     source = (ROOT / "fine_tune_assets" / "settings.py").read_text()
+    # Says which deployment this is to a code location that starts pods itself; one that does not leaves it unread.
+    known = {"FINE_TUNE_DEPLOYMENT", *re.findall(r'"(FINE_TUNE_\w+)"', source)}
 
-    assert {name for name in settings if not name.startswith("AWS_")} <= set(re.findall(r'"(FINE_TUNE_\w+)"', source))
+    assert {name for name in settings if not name.startswith("AWS_")} <= known
     assert settings["FINE_TUNE_RECIPE"] in shipped_recipes()
 
 
@@ -116,6 +119,26 @@ def test_dagster_may_do_what_it_sends_and_hardly_more(render: Render) -> None:
     assert sent <= granted
     # The object itself beside its status.
     assert granted - sent == {("get", "jobs")}
+
+
+@pytest.mark.parametrize("kind", ["indexed_job", "pytorch_job"])
+def test_the_training_step_may_make_its_nodes_and_they_reach_each_other(kind: str, render: Render) -> None:
+    multi_node = pytest.importorskip("fine_tune_assets.kubernetes.multi_node_manifests")
+    hardware = HardwareSection(backend="neuron", instance_type="trn1.32xlarge", nodes=2, multi_node=kind)
+    launcher = {
+        "metadata": {"name": "step", "namespace": "fine-tune", "uid": "1"},
+        "spec": {"containers": [{"name": "dagster", "image": "image"}]},
+    }
+    made = multi_node.manifests(multi_node.Training("training-1", hardware, ("train",), launcher))
+    granted = _granted(find(render("minimal"), "Role", "fine-tune-training"))
+    peers = find(render("minimal"), "NetworkPolicy", "allow-training-peers")["spec"]["podSelector"]["matchLabels"]
+
+    resources = {f"{item['kind'].lower()}s" for item in made}
+    assert {(verb, name) for verb in ("create", "delete") for name in resources} <= granted
+    assert ("get", f"{made[-1]['kind'].lower()}s") in granted  # it is watched
+    assert {("get", "pods"), ("list", "pods"), ("get", "pods/log")} <= granted
+    assert {name for _, name in granted} == {"jobs", "pytorchjobs", "services", "pods", "pods/log"}
+    assert peers.items() <= made[-1]["metadata"]["labels"].items()
 
 
 def test_steps_may_ask_the_kubernetes_api_nothing(render: Render) -> None:
