@@ -81,7 +81,7 @@ def _kept(recipe: Recipe, variables: Mapping[str, str | None]) -> Iterator[str]:
         yield f"Learning rate {rate} is low for LoRA: 1e-4 to 3e-4 is usual."
     if "EPOCHS" in variables:
         epochs = variables["EPOCHS"]
-        yield f"EPOCHS={epochs} had no effect beside MAX_TRAINING_STEPS; lora_checkpoints shows the epochs."
+        yield f"EPOCHS={epochs} had no effect beside MAX_TRAINING_STEPS; `fine-tune plan` counts the epochs."
 
 
 def _fixed(recipe: Recipe, variables: Mapping[str, str | None]) -> Iterator[str]:
