@@ -213,7 +213,7 @@ def test_what_the_values_name_is_in_the_manifests(
     secret = ("ExternalSecret" if overlay == "eks" else "StatefulSet", values["global"]["postgresqlSecretName"])
     assert secret in names
     assert values["serviceAccount"] == {"create": False}
-    assert values["rbacEnabled"] is False
+    assert values["rbacEnabled"] is values["dagster-user-deployments"]["rbacEnabled"] is False
 
 
 def test_the_web_server_listens_where_a_user_that_is_not_root_may(values: Values) -> None:
