@@ -10,9 +10,12 @@ from pathlib import Path
 import click
 import pytest
 
+from fine_tune_assets.assets import ACCELERATOR_POOL
 from fine_tune_assets.cli import main
 from fine_tune_assets.import_seed import FIELDS
 from fine_tune_assets.import_seed_cli import ADDRESSED, DEPLOYED
+from fine_tune_assets.jobs import fine_tune
+from fine_tune_assets.sensors import new_dataset_version
 from neuron_ops.recipe import Recipe
 from neuron_ops.steps import STEPS
 from tests.deployments.conftest import ROOT, tool
@@ -88,9 +91,17 @@ def test_every_variable_of_the_sample_is_in_the_table() -> None:
 
 def test_every_recipe_field_and_asset_in_the_tables_exists() -> None:
     fields = re.findall(r"`((?:base_model|dataset|graph|training|hardware|evaluation)\.\w+)", SAMPLE)
-    assets = set(re.findall(r"\basset `(\w+)`|`((?:base|tokenized|compiled|lora|consolidated|merged)_\w+)`", SAMPLE))
+    assets = set(
+        re.findall(r"\basset `(\w+)`|`((?:base|tokenized|compiled|lora|consolidated|merged)_\w+)`", SAMPLE + GUIDE)
+    )
 
     for name in fields:
         section, _, field = name.partition(".")
         assert field in Recipe.model_fields[section].annotation.model_fields, name
     assert {name for pair in assets for name in pair if name} <= {step.artifact for step in STEPS}
+
+
+def test_the_guide_s_pool_sensor_and_job_are_the_code_location_s() -> None:
+    assert f"dagster instance concurrency set {ACCELERATOR_POOL} " in GUIDE
+    assert f"sensor `{new_dataset_version.name}`" in GUIDE
+    assert f"job `{fine_tune.name}`" in GUIDE
