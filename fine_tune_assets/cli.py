@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fine_tune_assets.import_seed_cli import import_seed
 from fine_tune_assets.plan_cli import plan
 from fine_tune_assets.recipe_options import chosen_recipe, chosen_run, with_recipe
 from fine_tune_assets.settings import read_settings
@@ -53,7 +54,8 @@ def _instance() -> "DagsterInstance":
         raise InvalidInput(f"DAGSTER_HOME is {str(home)!r}, but Dagster wants an absolute path.")
     try:
         home.mkdir(parents=True, exist_ok=True)
-        (home / "dagster.yaml").touch()  # an empty one is the default instance; without it each command warns
+        if not (home / "dagster.yaml").exists():  # where Kubernetes mounts it, it cannot be written
+            (home / "dagster.yaml").touch()  # an empty one is the default instance; without it each command warns
     except OSError as error:
         raise InvalidInput(f"DAGSTER_HOME {str(home)!r} cannot be used as a folder: {error.strerror}.") from error
 
@@ -202,6 +204,7 @@ def _summary(evaluation: Artifact, merged: Artifact) -> str:
 main.add_command(plan)
 main.add_command(consolidate)
 main.add_command(merge)
+main.add_command(import_seed)
 
 
 if __name__ == "__main__":
