@@ -138,9 +138,14 @@ class Cluster:
         raise TimeoutError(f"waited {seconds:g} s for {what}; the pods are {states}")
 
     def wait_for_phase(self, pod: str, phase: str) -> Object:
+        """The pod once it is there; an error as soon as it has ended otherwise."""
+
         def look() -> Object | None:
             found = self.pod(pod)
-            return found if dig(found, "status.phase") == phase else None
+            reached = dig(found, "status.phase")
+            if reached != phase and reached in ("Succeeded", "Failed"):
+                raise RuntimeError(f"{pod} is {reached}, not {phase}: {found['status']}\n{self.log(pod)}")
+            return found if reached == phase else None
 
         return self.wait_for(look, f"pod {pod} to be {phase}")
 
@@ -154,6 +159,8 @@ class Cluster:
         taints: tuple[Object, ...] = (),
     ) -> None:
         """A machine with 32 CPUs and 256 GiB, and these resources on top or instead."""
+        if name in self._kubelets:
+            raise ValueError(f"{name} is a node already.")
         self.call(self._add_node(NodeSpec(name, resources or {}, labels or {}, taints)))
 
     def fault(self, requests: str, *, times: int = 1, status: int = 0, delay: float = 0.0, reset: bool = False) -> None:
