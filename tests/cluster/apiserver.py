@@ -132,6 +132,8 @@ class ApiServer:
         raise ApiError(404, "NotFound", "the server could not find the requested resource")
 
     async def _body(self, request: web.Request) -> Object:
+        if "protobuf" in request.content_type:  # what a client that prefers it is told by servers without it
+            raise ApiError(415, "UnsupportedMediaType", "the body must be JSON")
         text = await request.text()
         try:
             return json.loads(text) if text else {}
@@ -202,10 +204,14 @@ class ApiServer:
         return self.store.replace(target.kind, target.namespace, target.name, body, status_only=only)
 
     async def _watch(self, request: web.Request, target: Target) -> web.StreamResponse:
-        since = int(request.query.get("resourceVersion") or self.store.revision)
+        since = int(request.query.get("resourceVersion") or 0)
         limit = float(request.query.get("timeoutSeconds") or 3600)
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
         await response.prepare(request)
+        if not since:  # begin with what there is
+            since = self.store.revision
+            for thing in self._selected(request, target):
+                await response.write(json.dumps({"type": "ADDED", "object": thing}).encode() + b"\n")
         try:
             async with asyncio.timeout(limit), aclosing(self.store.changes(target.kind, since)) as changes:
                 async for change in changes:

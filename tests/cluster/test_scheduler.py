@@ -3,7 +3,7 @@
 from tests.cluster.cluster import Cluster
 from tests.cluster.conftest import pod
 from tests.cluster.kinds import CLAIMS, NODES, PODS, PRIORITY_CLASSES
-from tests.cluster.objects import Object, find_condition, quantity
+from tests.cluster.objects import Object, find_condition
 
 NEURON = {"resources": {"limits": {"aws.amazon.com/neuron": "16"}}}
 TAINT = {"key": "aws.amazon.com/neuron", "value": "true", "effect": "NoSchedule"}
@@ -138,7 +138,3 @@ def test_of_two_waiting_pods_the_more_important_goes_first(cluster: Cluster) -> 
 
     assert node_of(cluster, "important") == "trn1-1"
     assert "nodeName" not in cluster.pod("first-come")["spec"]
-
-
-def test_quantities_are_read_as_kubernetes_writes_them() -> None:
-    assert [quantity(text) for text in ("250m", "2", "16Gi", 3, "1e3", "2k")] == [0.25, 2, 16 * 2**30, 3, 1000, 2000]
