@@ -17,10 +17,11 @@ from aiohttp import web
 
 from tests.cluster.client import Client
 from tests.cluster.container_log import ContainerLog, LogOptions
+from tests.cluster.container_slot import Slot
 from tests.cluster.errors import ApiError, ignored
 from tests.cluster.kinds import NODES, PODS
 from tests.cluster.objects import Object, condition, dig, name_of, namespace_of, now, uid_of, with_conditions
-from tests.cluster.pod_worker import KubeletSettings, PodWorker, Slot
+from tests.cluster.pod_worker import KubeletSettings, PodWorker
 from tests.cluster.tasks import cancel_all, spawn
 
 MACHINE = {"cpu": "32", "memory": "256Gi", "ephemeral-storage": "500Gi", "pods": "110"}
@@ -77,7 +78,8 @@ class Kubelet:
         node = await self._client.get(NODES, "", self._spec.name)
         await self._client.patch(NODES, node, {"metadata": {"labels": labels}, "spec": body["spec"]})
         capacity = MACHINE | dict(self._spec.resources)
-        addresses = [{"type": "InternalIP", "address": "127.0.0.1"}, {"type": "Hostname", "address": self._spec.name}]
+        # No host name: a real API server would prefer it when it asks for logs, and nobody resolves it.
+        addresses = [{"type": "InternalIP", "address": "127.0.0.1"}]
         status = {
             "capacity": capacity,
             "allocatable": capacity,
