@@ -6,8 +6,8 @@ import tempfile
 import threading
 from pathlib import Path
 
+from tests.cluster.checkout import CHECKOUT
 from tests.cluster.cluster import Cluster
-from tests.cluster.deployment import CHECKOUT
 
 
 def main() -> None:

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from tests.cluster import postgres
+from tests.cluster.checkout import CHECKOUT
 from tests.cluster.cluster import Cluster
-from tests.cluster.deployment import CHECKOUT, Deployment
+from tests.cluster.deployment import Deployment
 from tests.cluster.objects import Object
 from tests.neuron_ops.conftest import bucket, s3_environment, s3_server
 

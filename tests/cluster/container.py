@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import signal
 from contextlib import suppress
 from pathlib import Path
@@ -39,10 +40,8 @@ class Container:
         # A pipe of our own: asyncio's would make waiting for the process wait for all who inherited its output.
         self._output, write_end = os.pipe()
         try:
-            if not launch.argv:
-                raise FileNotFoundError("no command specified")
             self._process = await asyncio.create_subprocess_exec(
-                *launch.argv,
+                *_tied_to_this_process(launch),
                 env=launch.environment | {MARK: self._identity},
                 cwd=launch.folder,
                 stdin=asyncio.subprocess.DEVNULL,
@@ -106,6 +105,17 @@ class Container:
                 return text[:MESSAGE_BYTES]
         fallback = self.spec.get("terminationMessagePolicy") == "FallbackToLogsOnError"
         return self.log.tail() if code and fallback else ""
+
+
+def _tied_to_this_process(launch: Launch) -> list[str]:
+    """The command, such that a cluster that is killed takes its containers along where the system can do that."""
+    if not launch.argv:
+        raise FileNotFoundError("no command specified")
+    program = shutil.which(launch.argv[0], path=launch.environment["PATH"])
+    if program is None:
+        raise FileNotFoundError(f'"{launch.argv[0]}": executable file not found in $PATH')
+    tie = shutil.which("setpriv")
+    return [*([tie, "--pdeathsig", "KILL", "--"] if tie else []), program, *launch.argv[1:]]
 
 
 def _marked(identity: str) -> list[int]:

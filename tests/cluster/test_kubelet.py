@@ -5,8 +5,9 @@ import subprocess
 import time
 from typing import Any
 
+from tests.cluster.checkout import CHECKOUT
 from tests.cluster.cluster import Cluster
-from tests.cluster.conftest import CHECKOUT, container, pod
+from tests.cluster.conftest import container, pod
 from tests.cluster.kinds import CLAIMS, CONFIG_MAPS, NODES, PODS, SECRETS, SERVICES
 from tests.cluster.objects import Object, dig, find_condition, is_true
 

@@ -5,11 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
+from tests.cluster.checkout import ROOT
 from tests.cluster.cluster import Cluster
 from tests.cluster.conftest import job, pod
-from tests.cluster.deployment import ROOT
 from tests.cluster.kinds import JOBS, NODES, PODS
 from tests.cluster.objects import name_of
 
@@ -27,15 +28,19 @@ def test_a_node_joins_by_kubeconfig_alone(cluster: Cluster, tmp_path: Path) -> N
             nodes.fault("GET", status=503)
 
 
-def test_nodes_can_be_a_program_of_their_own(cluster: Cluster) -> None:
+@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGKILL])
+def test_nodes_can_be_a_program_of_their_own(cluster: Cluster, ending: signal.Signals, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.cluster", "--kubeconfig", str(cluster.kubeconfig), "--node", "a,gpu=1"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as program:
         assert program.stdout is not None
         assert program.stdout.readline().startswith(f"export KUBECONFIG={cluster.kubeconfig}")
         assert cluster.objects(NODES)[0]["status"]["capacity"]["gpu"] == "1"
-        cluster.create(PODS, pod("hello", "true"))
-        cluster.wait_for_phase("hello", "Succeeded")
+        cluster.create(PODS, pod("forever", f"echo $$$$ > {tmp_path}/pid; echo started; sleep 60"))
+        cluster.wait_for_phase("forever", "Running")
+        cluster.wait_for(lambda: "started" in cluster.log("forever"), "the pod to speak")
 
-        program.send_signal(signal.SIGTERM)
+        program.send_signal(ending)
 
-    assert program.returncode == 0
+    assert program.returncode == (0 if ending == signal.SIGTERM else -ending)
+    process = int((tmp_path / "pid").read_text())
+    cluster.wait_for(lambda: not psutil.pid_exists(process), "the pod's process to be gone")
