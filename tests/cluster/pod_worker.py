@@ -48,7 +48,8 @@ class PodWorker:
         self._finished, self._initialized = False, not self.init_slots
         self._verdict: Object = {}
         """Reason and message of a pod that the kubelet itself ended."""
-        self._started_at, self._reported = now(), {}
+        self._started_at = now()
+        self._reported: Object = {}
         self._reporting = asyncio.Lock()
         self._tasks = [spawn(self._run())]
 

@@ -7,6 +7,7 @@ import itertools
 import os
 import pwd
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -46,7 +47,7 @@ def serve(folder: Path) -> Iterator[str]:
                 _wait_until_up(server, port, folder / "postgres.log")
                 yield f"postgresql://{USER}@127.0.0.1:{port}"
             finally:
-                server.send_signal(subprocess.signal.SIGINT)  # fast shutdown: do not wait for clients
+                server.send_signal(signal.SIGINT)  # fast shutdown: do not wait for clients
                 server.wait()
 
 

@@ -265,6 +265,15 @@ def test_a_fault_can_be_a_connection_that_breaks(cluster: Cluster, impatient: ku
     assert impatient.list_namespaced_config_map("default").items == []
 
 
+def test_a_fault_can_be_an_answer_that_takes_its_time(cluster: Cluster, impatient: kubernetes.CoreV1Api) -> None:
+    cluster.fault(r"GET .*/configmaps", delay=5)
+
+    with pytest.raises(urllib3.exceptions.ReadTimeoutError):
+        impatient.list_namespaced_config_map("default", _request_timeout=0.2)
+
+    assert impatient.list_namespaced_config_map("default").items == []
+
+
 def test_the_control_plane_outlives_an_api_server_that_fails(cluster: Cluster) -> None:
     cluster.add_node("node-a")
     cluster.fault(r"(POST|PATCH) .*/(pods|jobs)", times=6, status=500)
