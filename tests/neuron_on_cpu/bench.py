@@ -3,13 +3,17 @@
 from pathlib import Path
 from typing import Any
 
-from neuron_ops import cli, fetch
+from neuron_ops import cli, demo, fetch, prepare
+from neuron_ops.artifacts import ArtifactStore
+from neuron_ops.raw import RawDatasets
 from neuron_ops.recipe import Recipe
+from neuron_ops.recipe_file import load_recipe
 from neuron_ops.run import Run
 from neuron_ops.steps import BY_VERB
 from tests.neuron_on_cpu.stand_in import FOUR_CORES, register_machine
 from tests.neuron_ops.training import workbench
 
+RAW = Path(demo.__file__).parent / "raw"
 UNPACKED: dict[str, Any] = {"dataset__packing": False, "graph__attention": "eager"}
 TP2: dict[str, Any] = {
     "hardware__backend": "neuron",
@@ -38,3 +42,23 @@ def make_run(folder: Path, recipe: Recipe) -> Run:
 def _no_graphs(run: Run, out: Path) -> cli.Product:
     (out / "report.md").write_text("No compiled graphs: the stand-in compiles none.\n")
     return cli.Product(metrics={"graphs": 0})
+
+
+def make_demo_recipe(**overrides: Any) -> Recipe:
+    """The recipe of the demo, with unpacked rows."""
+    register_machine()
+    changes = {**UNPACKED, **overrides}
+    return load_recipe("tiny_llama_cpu", {name.replace("__", "."): value for name, value in changes.items()})
+
+
+def make_demo_run(folder: Path, recipe: Recipe) -> Run:
+    """The demo's model and rows, fetched and prepared by the real steps."""
+    run = open_demo_run(folder, recipe)
+    for verb, build in (("fetch", fetch.build), ("prepare", prepare.build), ("compile", _no_graphs)):
+        cli.make(BY_VERB[verb], run, build)
+    return run
+
+
+def open_demo_run(folder: Path, recipe: Recipe) -> Run:
+    """The same, as it is found there."""
+    return Run(recipe, ArtifactStore(str(folder / "store")), RawDatasets(str(RAW)), "demo-v1")

@@ -180,7 +180,22 @@ def _replace_collectives() -> None:
         output = kwargs.get("output")
         return part if output is None else output.copy_(part)
 
+    def all_gather_bucketized(values: list[torch.Tensor], dim: int = 0, groups: Any = None, **_: Any) -> Any:
+        return [all_gather(value, dim, groups) for value in values]
+
+    def reduce_scatter_bucketized(
+        op: str,
+        values: list[torch.Tensor],
+        scale: float,
+        scatter_dim: int,
+        shard_count: int,
+        groups: Any = None,
+        **_: Any,
+    ) -> Any:
+        return [reduce_scatter(op, value, scale, scatter_dim, shard_count, groups) for value in values]
+
     xm.all_reduce, xm.all_gather, xm.reduce_scatter = all_reduce, all_gather, reduce_scatter
+    xm.all_gather_bucketized, xm.reduce_scatter_bucketized = all_gather_bucketized, reduce_scatter_bucketized
 
 
 def _replace_device(torch_xla: types.ModuleType) -> None:

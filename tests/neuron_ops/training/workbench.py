@@ -260,7 +260,10 @@ def arguments(run: Run, folder: Path) -> list[str]:
     """The arguments of a step's program."""
     recipe = folder / "recipe.json"
     recipe.write_text(run.recipe.to_json())
-    return ["--recipe", str(recipe), "--store", run.store.url, "--dataset-version", VERSION]
+    return [
+        *("--recipe", str(recipe), "--store", run.store.url, "--raw", run.raw.url),
+        *("--dataset-version", run.version),
+    ]
 
 
 def start_server(folder: Path) -> Trainer:
