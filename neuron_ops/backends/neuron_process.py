@@ -22,7 +22,7 @@ from optimum.neuron.peft import get_peft_model
 from torch import nn
 
 from neuron_ops.backends.adapter import lora_config, set_first_values
-from neuron_ops.backends.neuron_limits import check_limits
+from neuron_ops.backends.neuron_refusals import refuse_model
 from neuron_ops.recipe import Recipe
 
 ATTENTION = {"eager": "eager", "flash": "flash_attention_2"}
@@ -49,7 +49,7 @@ class NeuronBackend:
 
     def load_model(self, folder: Path, recipe: Recipe) -> nn.Module:
         """This rank's part of the base in the recipe's dtype, frozen, and of the adapter in float32."""
-        check_limits(recipe, json.loads((folder / "config.json").read_bytes()))
+        refuse_model(recipe, json.loads((folder / "config.json").read_bytes()))
         model = NeuronModelForCausalLM.from_pretrained(
             str(folder),
             self._config,

@@ -97,8 +97,8 @@ def _take_back(changes: dict[str, Any]) -> None:
     if "config" in changes:
         config = module.TrainingNeuronConfig
         module.TrainingNeuronConfig = lambda **kwargs: config(**{**kwargs, **changes["config"]})
-    if "limits" in changes:
-        module.check_limits = lambda recipe, model_config: None
+    if "refusals" in changes:
+        module.refuse_model = lambda recipe, config: None
     if "platform" in changes:
         os.environ[stand_in.PLATFORM] = changes["platform"]
 

@@ -83,7 +83,7 @@ def test_on_trn2_copies_of_key_value_heads_drift_apart_and_the_recipe_is_refused
     on_trn2 = make_recipe(model, **{**TP4, "hardware__instance_type": "ml.trn2.48xlarge"}, **EVERY_LAYER)
 
     right = train(trainer, tmp_path / "trn1", recipe, ranks=4, changes={})
-    wrong = train(trainer, tmp_path / "trn2", recipe, ranks=4, changes={"platform": "trn2", "limits": False})
+    wrong = train(trainer, tmp_path / "trn2", recipe, ranks=4, changes={"platform": "trn2", "refusals": False})
     refused = train(trainer, tmp_path / "refused", on_trn2, ranks=4, changes={})
 
     assert set(right.codes) == {0}, right.log
@@ -99,10 +99,10 @@ def test_a_part_of_a_fused_layer_alone_fails_in_the_library_and_is_refused_by_us
     some = {**EVERY_LAYER, "graph__lora__target_modules": ["q_proj", "v_proj"]}
     recipe = make_recipe(model, **TP4, **some)
 
-    failed = train(trainer, tmp_path / "theirs", recipe, ranks=4, changes={"limits": False})
+    failed = train(trainer, tmp_path / "theirs", recipe, ranks=4, changes={"refusals": False})
     refused = train(trainer, tmp_path / "ours", recipe, ranks=4, changes={})
 
     assert set(failed.codes) == {1}, failed.log
     assert "Traceback" in failed.log
     assert set(refused.codes) == {2}, refused.log
-    assert "q_proj, k_proj and v_proj together" in refused.log
+    assert "Name all of them or none" in refused.log
