@@ -57,7 +57,7 @@ def layout(recipe: Recipe) -> Layout:
         neuron_refusals.refuse_recipe(recipe)
         per_node = neuron.processes_per_node(hardware)
     else:
-        _refuse_model_parallelism(recipe)
+        _refuse_what_only_neuron_can(recipe)
         per_node = hardware.processes or 1
     # Divides: each backend's rules above see to it.
     model_parallel = hardware.tensor_parallel * hardware.pipeline_parallel
@@ -109,6 +109,13 @@ def toolchain(recipe: Recipe) -> dict[str, str]:
     return {"torch": importlib.metadata.version("torch")} if recipe.graph.torch_compile else {}
 
 
+def device_memory(recipe: Recipe) -> int | None:
+    """Bytes that each process has on its device; None where the recipe does not say which device that is."""
+    from neuron_ops.backends import neuron
+
+    return neuron.instance(recipe.hardware).memory_per_core if recipe.hardware.backend == "neuron" else None
+
+
 def open_backend(recipe: Recipe) -> "Backend":
     """The process half, in a process that the launcher started.
 
@@ -137,7 +144,7 @@ def _open_neuron(recipe: Recipe) -> "Backend":
     return NeuronBackend(recipe)
 
 
-def _refuse_model_parallelism(recipe: Recipe) -> None:
+def _refuse_what_only_neuron_can(recipe: Recipe) -> None:
     hardware = recipe.hardware
     if hardware.tensor_parallel > 1 or hardware.pipeline_parallel > 1:
         raise InvalidInput(
@@ -149,4 +156,9 @@ def _refuse_model_parallelism(recipe: Recipe) -> None:
         raise InvalidInput(
             f"hardware.instance_type is {hardware.instance_type!r}, but only backend neuron derives its processes from "
             "it. Remove it, or set backend: neuron."
+        )
+    if recipe.graph.attention == "flash":
+        raise InvalidInput(
+            f"graph.attention is 'flash', which is Neuron's kernel, but hardware.backend is {hardware.backend!r}. "
+            "Use 'sdpa' or 'eager'."
         )

@@ -15,7 +15,6 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from neuron_ops.backends.adapter import lora_config, set_first_values
-from neuron_ops.errors import InvalidInput
 from neuron_ops.recipe import Recipe
 
 
@@ -42,7 +41,7 @@ class CpuBackend:
         model = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=getattr(torch, graph.dtype),
-            attn_implementation=_attention(recipe),
+            attn_implementation=graph.attention,
             local_files_only=True,
         )
         model.config.use_cache = False
@@ -116,12 +115,3 @@ class CpuBackend:
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
-
-
-def _attention(recipe: Recipe) -> str:
-    if recipe.graph.attention == "flash":
-        raise InvalidInput(
-            f"graph.attention is 'flash', which is Neuron's kernel, but hardware.backend is "
-            f"{recipe.hardware.backend!r}. Use 'sdpa' or 'eager'."
-        )
-    return recipe.graph.attention
