@@ -5,6 +5,7 @@ training resumes from and whether a step failed are words; they go through a glo
 """
 
 from collections.abc import Callable
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -18,8 +19,8 @@ class Ranks:
     def __init__(self) -> None:
         several = dist.is_initialized() and dist.get_world_size() > 1
         self.rank: int = dist.get_rank() if several else 0
-        # Not the default group: on an accelerator that one takes no host tensors.
-        self._group = dist.new_group(backend="gloo") if several else None
+        # Not the default group: on an accelerator that one takes no host tensors. How long to wait is the watchdog's.
+        self._group = dist.new_group(backend="gloo", timeout=timedelta(weeks=1)) if several else None
 
     def barrier(self) -> None:
         """Wait for every rank."""

@@ -221,7 +221,7 @@ def _replace_device(torch_xla: types.ModuleType) -> None:
     torch_xla.sync = xm.mark_step = step
     xm.add_step_closure = lambda closure, args=(), **_: closures.append((closure, args))
     xm.wait_device_ops = xm.set_replication = xm.unlazy = nothing
-    xm.get_rng_state, xm.set_rng_state = lambda *_: seed[0], lambda value, *_: seed.__setitem__(0, value)
+    xm.get_rng_state, xm.set_rng_state = lambda *_, **__: seed[0], lambda value, *_, **__: seed.__setitem__(0, value)
     xm.rendezvous = lambda *_, **__: dist.barrier() if dist.is_initialized() else None
     xm.get_ordinal = xr.global_ordinal = lambda *_: dist.get_rank() if dist.is_initialized() else 0
     xm.xrt_world_size = xr.world_size = lambda *_: dist.get_world_size() if dist.is_initialized() else 1

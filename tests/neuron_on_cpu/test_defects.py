@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from neuron_ops.backends import refuse_model
+from neuron_ops.errors import InvalidInput
 from neuron_ops.recipe import Recipe
 from tests.neuron_on_cpu.bench import TP2, TP4, make_recipe, make_run
 from tests.neuron_ops.training.workbench import VERSION, Ended, Trainer, arguments
@@ -83,26 +85,30 @@ def test_on_trn2_copies_of_key_value_heads_drift_apart_and_the_recipe_is_refused
     on_trn2 = make_recipe(model, **{**TP4, "hardware__instance_type": "ml.trn2.48xlarge"}, **EVERY_LAYER)
 
     right = train(trainer, tmp_path / "trn1", recipe, ranks=4, changes={})
-    wrong = train(trainer, tmp_path / "trn2", recipe, ranks=4, changes={"platform": "trn2", "refusals": False})
-    refused = train(trainer, tmp_path / "refused", on_trn2, ranks=4, changes={})
+    wrong = train(trainer, tmp_path / "trn2", recipe, ranks=4, changes={"platform": "trn2"})
 
     assert set(right.codes) == {0}, right.log
     assert set(wrong.codes) == {2}, wrong.log
     assert "qkv_proj.lora_B.weight_k" in wrong.log
-    assert set(refused.codes) == {2}, refused.log
-    assert "Use at most 2" in refused.log
+    with pytest.raises(InvalidInput, match="Use at most 2"):
+        refuse_model(on_trn2, config_of(model))
 
 
 def test_a_part_of_a_fused_layer_alone_fails_in_the_library_and_is_refused_by_us(
-    trainer: Trainer, model: Path, tmp_path: Path
+    trainer: Trainer, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     some = {**EVERY_LAYER, "graph__lora__target_modules": ["q_proj", "v_proj"]}
     recipe = make_recipe(model, **TP4, **some)
+    with pytest.raises(InvalidInput, match="Name all of them or none"):
+        refuse_model(recipe, config_of(model))
 
-    failed = train(trainer, tmp_path / "theirs", recipe, ranks=4, changes={"refusals": False})
-    refused = train(trainer, tmp_path / "ours", recipe, ranks=4, changes={})
+    monkeypatch.setattr("neuron_ops.run.refuse_model", lambda recipe, config: None)
+    failed = train(trainer, tmp_path, recipe, ranks=4, changes={"refusals": False})
 
     assert set(failed.codes) == {1}, failed.log
-    assert "Traceback" in failed.log
-    assert set(refused.codes) == {2}, refused.log
-    assert "Name all of them or none" in refused.log
+    assert "k_proj" in failed.log
+
+
+def config_of(model: Path) -> dict[str, Any]:
+    config: dict[str, Any] = json.loads((model / "config.json").read_bytes())
+    return config
