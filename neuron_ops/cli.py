@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 from dagster_pipes import DAGSTER_PIPES_CONTEXT_ENV_VAR, PipesContext, open_dagster_pipes
 
@@ -58,12 +59,11 @@ Build = Callable[[Run, Path], Product]
 def main(verb: str, build: Build) -> None:
     """Run a step as a program and exit: 0, an OpsError's code, 143 after SIGTERM, or 1 with a traceback."""
     arguments = _parse(verb)
-    _configure_logging()
-    _end_on_signals()
+    begin()
     status = 0
     with _dagster():
         try:
-            make(BY_VERB[verb], _run(arguments), build)
+            make(BY_VERB[verb], open_run(arguments), build)
         except OpsError as error:
             _report_error(error)
             status = error.exit_code
@@ -71,6 +71,26 @@ def main(verb: str, build: Build) -> None:
             status = int(stop.code or 0)
     # Outside: Dagster would show an exit that passes through its client as an exception with a stack of frames.
     sys.exit(status)
+
+
+def begin() -> None:
+    """What every program of ours does first: log, and end when it is told to or when its launcher is gone."""
+    _configure_logging()
+    _end_on_signals()
+
+
+def end_at_once(error: OpsError) -> NoReturn:
+    """Report an error and end this process from any of its threads, whatever the others wait for."""
+    _report_error(error)
+    sys.stderr.flush()
+    os._exit(error.exit_code)
+
+
+def launch_name() -> str:
+    """What the processes of this launch on this machine have in common, and no other launch at the same time."""
+    if "LOCAL_RANK" not in os.environ:
+        return str(os.getpid())
+    return f"{os.getppid()}-{os.environ.get('MASTER_PORT', '')}"
 
 
 def make(step: Step, run: Run, build: Build) -> None:
@@ -142,17 +162,23 @@ def _parse(verb: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog=f"python -m neuron_ops.{verb}", description=f"Makes {step.artifact} and publishes it in the store."
     )
-    parser.add_argument("--recipe", required=True, help="name of a shipped recipe, or a .yaml or .json file")
-    parser.add_argument("--store", required=True, help="folder or s3://bucket/prefix that holds the artifacts")
-    parser.add_argument("--raw", help="folder or s3://bucket/prefix of the raw datasets (default: STORE/raw)")
+    add_places(parser)
     parser.add_argument("--dataset-version", required=step.partitioned, help="the dataset version, such as demo-v1")
     return parser.parse_args()
 
 
-def _run(arguments: argparse.Namespace) -> Run:
+def add_places(parser: argparse.ArgumentParser) -> None:
+    """The flags that say what is made and where everything is."""
+    parser.add_argument("--recipe", required=True, help="name of a shipped recipe, or a .yaml or .json file")
+    parser.add_argument("--store", required=True, help="folder or s3://bucket/prefix that holds the artifacts")
+    parser.add_argument("--raw", help="folder or s3://bucket/prefix of the raw datasets (default: STORE/raw)")
+
+
+def open_run(arguments: argparse.Namespace) -> Run:
+    """The run that the flags describe."""
     store = ArtifactStore(arguments.store)
     raw = RawDatasets(arguments.raw or f"{store.url}/raw")
-    return Run(load_recipe(arguments.recipe), store, raw, arguments.dataset_version)
+    return Run(load_recipe(arguments.recipe), store, raw, getattr(arguments, "dataset_version", None))
 
 
 def _launched_by_dagster() -> bool:

@@ -1,31 +1,92 @@
 """`compile` makes `compiled_graph_cache`: what training would otherwise compile in its first minutes.
 
-On cpu and cuda the loop runs eagerly, so there is no graph to keep and the artifact says so.
+It rehearses training under the backend's compiler and publishes what that compiled. Where training runs eagerly there
+is no graph to keep, and the artifact says so. What a cache looks like and how it is used belongs to graphs/.
 """
 
 import logging
+import shutil
+import tempfile
 from pathlib import Path
 
 from neuron_ops import cli
+from neuron_ops.artifacts import Scalar
 from neuron_ops.backends import layout
+from neuron_ops.backends.compilers import compiler
 from neuron_ops.errors import InvalidInput
+from neuron_ops.graphs.graph import Graph
+from neuron_ops.graphs.rehearsal import Rehearsed, rehearse
+from neuron_ops.graphs.report import to_markdown
 from neuron_ops.run import Run
 
 log = logging.getLogger(__name__)
 
+CACHE = "cache"
+
 
 def build(run: Run, out: Path) -> cli.Product:
     """Fill `out` with the graphs that training with this recipe needs."""
-    backend = layout(run.recipe).backend
-    if backend == "neuron":
-        raise InvalidInput(
-            "hardware.backend is neuron: this version plans and addresses Trainium runs but cannot compile for it yet. "
-            "Use backend cpu or cuda."
-        )
-    reason = f"backend {backend} runs eagerly: training compiles no graph"
-    (out / "report.md").write_text(f"No compiled graphs: {reason}.\n")
+    chosen = compiler(run.recipe)
+    if chosen is None:
+        return _eager(run, out)
+    chosen.require()
+    _say_why(run)
+    with tempfile.TemporaryDirectory(prefix="fine-tune-compile-") as scratch:
+        rehearsed = rehearse(run, chosen, Path(scratch))
+        _refuse_incomplete(rehearsed.graphs, chosen.name)
+        for file in chosen.files(Path(scratch, CACHE)):
+            target = out / CACHE / file
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(Path(scratch, CACHE, file), target)
+    (out / "report.md").write_text(to_markdown(chosen.name, rehearsed))
+    return cli.Product(metrics=_metrics(chosen.name, rehearsed))
+
+
+def _eager(run: Run, out: Path) -> cli.Product:
+    reason = f"backend {layout(run.recipe).backend} runs eagerly: training compiles no graph"
+    (out / "report.md").write_text(f"No compiled graphs: {reason}. Set graph.torch_compile to compile them.\n")
     log.info("%s", reason)
     return cli.Product(metrics={"graphs": 0, "reason": reason})
+
+
+def _say_why(run: Run) -> None:
+    nearest = run.nearest("compiled_graph_cache")
+    if nearest is None:
+        log.info("compiling, because nothing was compiled for this base model or any other here yet")
+        return
+    address, changes = nearest
+    log.info("compiling, because %s was compiled for something else: %s", address, ", ".join(changes))
+
+
+def _refuse_incomplete(graphs: list[Graph], name: str) -> None:
+    """A cache that lacks a graph would cost its compilation in every training, on every core that waits.
+
+    Raises:
+        InvalidInput: there is no graph at all, or one could not be compiled.
+    """
+    if not graphs:
+        raise InvalidInput(
+            f"{name} ended well but left no graph in the cache that it was given. Look for another cache folder in the "
+            "step's stderr: a flag of the environment may name one."
+        )
+    bad = [graph for graph in graphs if graph.state != "complete"]
+    if bad:
+        listed = "; ".join(f"{graph.name} {graph.state} ({graph.reason})" for graph in bad)
+        raise InvalidInput(
+            f"{len(bad)} of {len(graphs)} graphs could not be compiled: {listed}. Change the graph section, or the "
+            "compiler's version, and materialize compiled_graph_cache again."
+        )
+
+
+def _metrics(name: str, rehearsed: Rehearsed) -> dict[str, Scalar]:
+    seconds = [graph.seconds for graph in rehearsed.graphs if graph.seconds is not None]
+    return {
+        "graphs": len(rehearsed.graphs),
+        "compiler": name,
+        "graph_bytes": sum(graph.bytes for graph in rehearsed.graphs),
+        **({"compile_seconds": round(sum(seconds), 3), "longest_compile_seconds": max(seconds)} if seconds else {}),
+        **rehearsed.measured,
+    }
 
 
 if __name__ == "__main__":

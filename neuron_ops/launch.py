@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from neuron_ops.backends import layout
@@ -47,15 +47,23 @@ def environment(step: Step) -> dict[str, str]:
     return {"OPENBLAS_NUM_THREADS": "1"} if step.verb in ("consolidate", "merge") else {}
 
 
-def execute(argv: Sequence[str], extra_environment: Mapping[str, str]) -> int:
+def execute(
+    argv: Sequence[str], extra_environment: Mapping[str, str], on_line: Callable[[str], None] | None = None
+) -> int:
     """Run a program to its end and return its exit status; negative for a signal, as subprocess has it.
 
     The program inherits this process's environment, unread. Whatever interrupts the wait ends the whole process group
-    before it goes on.
+    before it goes on. With `on_line`, each line of its output goes there instead of to this process's output.
     """
     environment = {**os.environ, **extra_environment, LAUNCHER_PID: str(os.getpid())}
-    process = subprocess.Popen(argv, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
+    out, err = (None, None) if on_line is None else (subprocess.PIPE, subprocess.STDOUT)
+    process = subprocess.Popen(
+        argv, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True
+    )
     try:
+        if on_line is not None and process.stdout is not None:
+            for line in process.stdout:
+                on_line(line.decode(errors="replace"))
         return process.wait()
     except BaseException:
         _signal(process, signal.SIGTERM)

@@ -4,6 +4,7 @@ A backend is two halves. The launch half (here and in each module's functions) i
 of a recipe's processes and their environment. The process half is a class that the training loop holds.
 """
 
+import importlib.metadata
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -73,6 +74,35 @@ def layout(recipe: Recipe) -> Layout:
         pipeline_parallel=hardware.pipeline_parallel,
         threads=hardware.threads,
     )
+
+
+def environment(recipe: Recipe) -> dict[str, str]:
+    """What every training process finds in its environment beside what is there; from the hardware section alone."""
+    return {"OMP_NUM_THREADS": str(recipe.hardware.threads)}
+
+
+def toolchain(recipe: Recipe) -> dict[str, str]:
+    """Versions of the software that changes compiled graphs; empty where nothing is compiled."""
+    from neuron_ops.backends import neuron
+
+    if recipe.hardware.backend == "neuron":
+        return dict(neuron.TOOLCHAIN)
+    return {"torch": importlib.metadata.version("torch")} if recipe.graph.torch_compile else {}
+
+
+def decides_graphs(recipe: Recipe) -> dict[str, Any]:  # Any: plain JSON
+    """Everything that changes a compiled graph beside the graph section and the base model's config."""
+    if recipe.hardware.backend == "neuron":
+        from neuron_ops.backends import neuron_compiler
+
+        return {**_graph_layout(recipe), **neuron_compiler.decides_graphs(recipe), "toolchain": toolchain(recipe)}
+    # torch's programs for a CPU have the number of threads written into them.
+    threads = {"threads": recipe.hardware.threads} if recipe.graph.torch_compile else {}
+    return {**_graph_layout(recipe), **threads, "toolchain": toolchain(recipe)}
+
+
+def _graph_layout(recipe: Recipe) -> dict[str, Any]:  # Any: as above
+    return {"layout": {name: value for name, value in layout(recipe).as_json().items() if name != "threads"}}
 
 
 def open_backend(recipe: Recipe) -> "Backend":

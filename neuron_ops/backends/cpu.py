@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoModelForCausalLM
 
+from neuron_ops.backends.torch_compiler import compile_layers
 from neuron_ops.errors import InvalidInput
 from neuron_ops.recipe import Recipe
 
@@ -51,6 +52,8 @@ class CpuBackend:
         adapted = get_peft_model(model, _lora_config(recipe))
         # Dropout: another stream on each data-parallel rank.
         torch.manual_seed(recipe.training.seed + 1 + self.data_parallel_rank)
+        if graph.torch_compile:
+            compile_layers(adapted, self.device.type)
         prepared: nn.Module = self._accelerator.prepare_model(adapted)
         return prepared
 
