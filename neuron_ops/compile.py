@@ -27,8 +27,13 @@ CACHE = "cache"
 def build(run: Run, out: Path) -> cli.Product:
     """Fill `out` with the graphs that training with this recipe needs."""
     chosen = compiler(run.recipe)
+    world = layout(run.recipe)
     if chosen is None:
-        return _eager(run, out)
+        reason = f"backend {world.backend} runs eagerly: training compiles no graph"
+        return _nothing(out, reason, "Set graph.torch_compile to compile them.")
+    if world.nodes > 1 and chosen.needs_every_node:
+        reason = f"a graph for {world.nodes} nodes can only be made by {world.nodes} nodes, and a rehearsal has one"
+        return _nothing(out, reason, "Training compiles, and its metadata counts how many graphs.")
     chosen.require()
     _say_why(run)
     with tempfile.TemporaryDirectory(prefix="fine-tune-compile-") as scratch:
@@ -42,9 +47,8 @@ def build(run: Run, out: Path) -> cli.Product:
     return cli.Product(metrics=_metrics(chosen.name, rehearsed))
 
 
-def _eager(run: Run, out: Path) -> cli.Product:
-    reason = f"backend {layout(run.recipe).backend} runs eagerly: training compiles no graph"
-    (out / "report.md").write_text(f"No compiled graphs: {reason}. Set graph.torch_compile to compile them.\n")
+def _nothing(out: Path, reason: str, hint: str) -> cli.Product:
+    (out / "report.md").write_text(f"No compiled graphs: {reason}. {hint}\n")
     log.info("%s", reason)
     return cli.Product(metrics={"graphs": 0, "reason": reason})
 

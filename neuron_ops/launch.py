@@ -62,8 +62,9 @@ def execute(
     )
     try:
         if on_line is not None and process.stdout is not None:
-            for line in process.stdout:
-                on_line(line.decode(errors="replace"))
+            with process.stdout as lines:
+                for line in lines:
+                    on_line(line.decode(errors="replace"))
         return process.wait()
     except BaseException:
         _signal(process, signal.SIGTERM)

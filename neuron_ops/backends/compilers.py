@@ -17,6 +17,8 @@ class Compiler(Protocol):
 
     name: str
     """As a person would say it."""
+    needs_every_node: bool
+    """Whether a graph depends on how many nodes there are, so that one node cannot rehearse for several."""
 
     def require(self) -> None:
         """Refuse a machine that cannot compile, where that shows without torch.

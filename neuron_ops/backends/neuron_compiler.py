@@ -28,6 +28,7 @@ class NeuronCompiler:
     """neuronx-cc behind its persistent cache."""
 
     name = "neuron_parallel_compile"
+    needs_every_node = True
 
     def require(self) -> None:
         """It is installed with torch-neuronx."""

@@ -24,6 +24,7 @@ class TorchCompiler:
     """torch's inductor behind its cache folder."""
 
     name = "torch.compile"
+    needs_every_node = False
 
     def require(self) -> None:
         """Nothing shows without torch: `compile_layers` looks for a C++ compiler, and for Triton on a GPU."""

@@ -50,6 +50,7 @@ def _enter(folder: Path, fill: Fill) -> int:
             if _is(folder, descriptor) and (folder / READY).exists():
                 return descriptor
         except BaseException:
+            _remove_if_unused(folder, descriptor)
             os.close(descriptor)
             raise
         os.close(descriptor)

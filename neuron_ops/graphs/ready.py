@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from neuron_ops.artifacts import Artifact, CheckRecord, Scalar
-from neuron_ops.backends.compilers import Compiler, compiler
+from neuron_ops.backends.compilers import Compiler, OnMiss, compiler
 from neuron_ops.errors import InvalidInput, OpsError
 from neuron_ops.graphs.overlay import overlay
 from neuron_ops.run import Run
@@ -65,14 +65,27 @@ def compiled_graphs(run: Run, launch_name: str, end_at_once: EndAtOnce) -> Itera
     name = f"{artifact.address.fingerprint}-{launch_name}"
     with overlay(name, lambda folder: _fill(folder, artifact, chosen)) as cache:
         chosen.point_at(cache)
-        with chosen.counting(cache, lambda graph, why: end_at_once(_miss(artifact, graph, why))) as count:
+        with chosen.counting(cache, _on_miss(artifact, end_at_once)) as count:
             yield ready
             ready.compiled = count()
     if ready.compiled:
         log.warning("training compiled %d graphs that %s does not hold", ready.compiled, ready.address)
 
 
+def _on_miss(artifact: Artifact, end_at_once: EndAtOnce) -> OnMiss:
+    """End a training that would compile on every core; unless there was no cache to begin with, and it has to."""
+
+    def on_miss(graph: str, why: str) -> None:
+        if artifact.manifest.metrics["graphs"]:
+            end_at_once(_miss(artifact, graph, why))
+
+    return on_miss
+
+
 def _fill(folder: Path, artifact: Artifact, chosen: Compiler) -> None:
+    if not artifact.manifest.metrics["graphs"]:
+        log.info("%s holds no graph, so training compiles", artifact.address)
+        return
     made_for = artifact.manifest.metrics.get("machine") or ""
     if made_for != chosen.machine():
         log.warning(

@@ -1,32 +1,28 @@
 """Starting a rehearsal of training and reading what it leaves; the rehearsal itself is the program rehearse.
 
-The program runs exactly as training will: started by the same command, as many processes, in the same environment.
+The program runs as training will: as many processes, in the same environment. It runs on one machine.
 """
 
 import json
 import logging
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from neuron_ops import errors, launch
 from neuron_ops.artifacts import Scalar
-from neuron_ops.backends import environment
+from neuron_ops.backends import environment, layout
 from neuron_ops.backends.compilers import Compiler
 from neuron_ops.errors import OpsError, Unavailable
 from neuron_ops.graphs.graph import Graph
 from neuron_ops.run import Run
-from neuron_ops.steps import BY_VERB
 
 log = logging.getLogger(__name__)
 
 RESULT, ERROR = "rehearsal.json", "error.json"
 ROUNDS = 3
 """Compilations of a graph that fails, each with the compiler's own tries: a bound on hours."""
-
-# Not a step: it makes no artifact. As training, but for no dataset version.
-REHEARSE = replace(BY_VERB["train"], verb="rehearse", partitioned=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +70,13 @@ def report_error(out: Path, error: OpsError) -> None:
 def _command(run: Run, scratch: Path, out: Path) -> list[str]:
     recipe_file = scratch / "recipe.json"
     recipe_file.write_text(run.recipe.to_json())
-    command = launch.command(REHEARSE, run.recipe, recipe_file, run.store.url, run.raw.url, None)
-    return [*command, "--out", str(out)]
+    places = ["--recipe", str(recipe_file), "--store", run.store.url, "--raw", run.raw.url, "--out", str(out)]
+    program = ["-m", "neuron_ops.rehearse", *places]
+    processes = layout(run.recipe).processes_per_node
+    if processes == 1:
+        return [sys.executable, *program]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    return [sys.executable, *torchrun, *program]
 
 
 def _run(argv: list[str], run: Run, compiler: Compiler, cache: Path, out: Path) -> str:
