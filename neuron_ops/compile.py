@@ -6,7 +6,6 @@ is no graph to keep, and the artifact says so. What a cache looks like and how i
 
 import logging
 import shutil
-import tempfile
 from pathlib import Path
 
 from neuron_ops import cli
@@ -15,6 +14,7 @@ from neuron_ops.backends import layout
 from neuron_ops.backends.compilers import compiler
 from neuron_ops.errors import InvalidInput
 from neuron_ops.graphs.graph import Graph
+from neuron_ops.graphs.overlay import overlay
 from neuron_ops.graphs.rehearsal import Rehearsed, rehearse
 from neuron_ops.graphs.report import to_markdown
 from neuron_ops.run import Run
@@ -36,13 +36,14 @@ def build(run: Run, out: Path) -> cli.Product:
         return _nothing(out, reason, "Training compiles, and its metadata counts how many graphs.")
     chosen.require()
     _say_why(run)
-    with tempfile.TemporaryDirectory(prefix="fine-tune-compile-") as scratch:
-        rehearsed = rehearse(run, chosen, Path(scratch))
+    # Not a temporary directory, which a killed compilation would leave for ever, with gigabytes in it.
+    with overlay(f"compile-{cli.launch_name()}", fill=lambda folder: None) as scratch:
+        rehearsed = rehearse(run, chosen, scratch)
         _refuse_incomplete(rehearsed.graphs, chosen.name)
-        for file in chosen.files(Path(scratch, CACHE)):
+        for file in chosen.files(scratch / CACHE):
             target = out / CACHE / file
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(Path(scratch, CACHE, file), target)
+            shutil.copyfile(scratch / CACHE / file, target)
     (out / "report.md").write_text(to_markdown(chosen.name, rehearsed))
     return cli.Product(metrics=_metrics(chosen.name, rehearsed))
 

@@ -9,9 +9,12 @@ import contextlib
 import fcntl
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+from neuron_ops.errors import InvalidInput
 
 READY = ".ready"
 
@@ -27,7 +30,7 @@ def overlays() -> Path:
 def overlay(name: str, fill: Fill, root: Path | None = None) -> Iterator[Path]:
     """The folder `name` below the machine's overlays, filled, while this process uses it."""
     root = root or overlays()
-    root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _make_private(root)
     _sweep(root)
     folder = root / name
     descriptor = _enter(folder, fill)
@@ -36,6 +39,21 @@ def overlay(name: str, fill: Fill, root: Path | None = None) -> Iterator[Path]:
     finally:
         _remove_if_unused(folder, descriptor)
         os.close(descriptor)
+
+
+def _make_private(root: Path) -> None:
+    """Programs are run from there, so nobody else may write to it.
+
+    Raises:
+        InvalidInput: the name is taken by another user, or by a link.
+    """
+    root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = root.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+        raise InvalidInput(
+            f"{root} must be a folder that only this user may write to: compiled programs are run from it. Remove it, "
+            "or set TMPDIR to a folder of your own."
+        )
 
 
 def _enter(folder: Path, fill: Fill) -> int:

@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from neuron_ops.errors import InvalidInput
 from neuron_ops.graphs.overlay import overlay
 
 # Fills (or not), says what it found, and holds the overlay until its standard input ends.
 PROGRAM = """
 import sys
 from pathlib import Path
+from neuron_ops.errors import InvalidInput
 from neuron_ops.graphs.overlay import overlay
 
 def fill(folder):
@@ -121,3 +123,14 @@ def test_an_overlay_in_use_is_left_alone_by_other_trainings(tmp_path: Path) -> N
             pass
 
         assert (mine / "content").exists()
+
+
+def test_a_folder_that_others_may_write_to_is_refused_since_programs_are_run_from_it(tmp_path: Path) -> None:
+    shared, link = tmp_path / "shared", tmp_path / "link"
+    shared.mkdir()
+    link.symlink_to(shared)
+    shared.chmod(0o777)
+
+    for root in (shared, link):
+        with pytest.raises(InvalidInput, match="only this user may write to"), overlay("mine", write_content, root):
+            raise AssertionError("never used")
