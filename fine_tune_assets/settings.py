@@ -31,3 +31,12 @@ def read_settings() -> Settings:
         raw=os.environ.get("FINE_TUNE_RAW") or f"{store.rstrip('/')}/raw",
         dagster_home=os.environ.get("DAGSTER_HOME") or None,
     )
+
+
+def has_hub_token() -> bool:
+    """Whether the hub's client would find a token here: in its variables, or where `hf auth login` puts it."""
+    if os.environ.get("HF_TOKEN") or os.environ.get("HUGGING_FACE_HUB_TOKEN"):
+        return True
+    caches = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    home = os.environ.get("HF_HOME") or f"{caches}/huggingface"
+    return Path(os.environ.get("HF_TOKEN_PATH") or f"{home}/token").is_file()

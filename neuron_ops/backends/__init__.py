@@ -54,7 +54,7 @@ def layout(recipe: Recipe) -> Layout:
     hardware = recipe.hardware
     per_node = neuron.processes_per_node(hardware) if hardware.backend == "neuron" else hardware.processes or 1
     if hardware.backend != "neuron":
-        _refuse_model_parallelism(recipe)
+        _refuse_what_only_neuron_can(recipe)
     if hardware.nodes > 1:
         raise InvalidInput(f"hardware.nodes is {hardware.nodes}: this version trains on one node. Set it to 1.")
     world = hardware.nodes * per_node
@@ -125,7 +125,7 @@ def open_backend(recipe: Recipe) -> "Backend":
     )
 
 
-def _refuse_model_parallelism(recipe: Recipe) -> None:
+def _refuse_what_only_neuron_can(recipe: Recipe) -> None:
     hardware = recipe.hardware
     if hardware.tensor_parallel > 1 or hardware.pipeline_parallel > 1:
         raise InvalidInput(
@@ -137,4 +137,9 @@ def _refuse_model_parallelism(recipe: Recipe) -> None:
         raise InvalidInput(
             f"hardware.instance_type is {hardware.instance_type!r}, but only backend neuron derives its processes from "
             "it. Remove it, or set backend: neuron."
+        )
+    if recipe.graph.attention == "flash":
+        raise InvalidInput(
+            f"graph.attention is 'flash', which is Neuron's kernel, but hardware.backend is {hardware.backend!r}. "
+            "Use 'sdpa' or 'eager'."
         )
