@@ -7,7 +7,6 @@ there. It saves nothing, and looks at no number: where graphs are only extracted
 
 import argparse
 import json
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -17,7 +16,6 @@ from neuron_ops.artifacts import Address
 from neuron_ops.backends import layout, open_backend
 from neuron_ops.backends.compilers import compiler
 from neuron_ops.backends.process import Backend
-from neuron_ops.errors import OpsError
 from neuron_ops.graphs import rehearsal
 from neuron_ops.graphs.synthetic import write_rows
 from neuron_ops.recipe import Recipe
@@ -96,14 +94,14 @@ def main() -> None:
     """Run as a program, one process of as many as training has."""
     parser = argparse.ArgumentParser(prog="python -m neuron_ops.rehearse", description=__doc__)
     cli.add_places(parser)
-    parser.add_argument("--out", required=True, type=Path, help="folder for what was measured, or for the error")
+    parser.add_argument("--out", required=True, type=Path, help="folder for what was measured")
     arguments = parser.parse_args()
-    cli.begin()
-    try:
+
+    def body() -> int:
         rehearse(cli.open_run(arguments), arguments.out)
-    except OpsError as error:
-        rehearsal.report_error(arguments.out, error)
-        sys.exit(error.exit_code)
+        return 0
+
+    cli.run_program(body)
 
 
 if __name__ == "__main__":

@@ -4,11 +4,13 @@ Addresses are derived, never passed: the orchestrator, a step and a person's com
 the same recipe, store and dataset version. What the artifacts hold belongs to the steps.
 """
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from neuron_ops.artifacts import Address, Artifact, ArtifactStore, InputRecord, explain_difference, fingerprint
+from neuron_ops.backends import refuse_model
 from neuron_ops.errors import InvalidInput, MissingArtifact
 from neuron_ops.files import open_files
 from neuron_ops.raw import RawDatasets
@@ -78,8 +80,11 @@ class Run:
 
     def require_before(self, artifact: str) -> Plan:
         """The plan of an artifact that is about to be made: also what it only waits for must be finished."""
-        for name in BY_ARTIFACT[artifact].waits_for:
+        step = BY_ARTIFACT[artifact]
+        for name in step.waits_for:
             self.require(name)
+        if step.needs_accelerator:
+            refuse_model(self.recipe, json.loads(self.require("base_model").read("config.json")))
         return self.plan(artifact)
 
     @property

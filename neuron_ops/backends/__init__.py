@@ -5,6 +5,7 @@ of a recipe's processes and their environment. The process half is a class that 
 """
 
 import importlib.metadata
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -49,36 +50,54 @@ def layout(recipe: Recipe) -> Layout:
     Raises:
         InvalidInput: the world does not divide, leaves cores idle, or asks a backend for what it cannot do.
     """
-    from neuron_ops.backends import neuron
+    from neuron_ops.backends import neuron, neuron_refusals
 
     hardware = recipe.hardware
-    per_node = neuron.processes_per_node(hardware) if hardware.backend == "neuron" else hardware.processes or 1
-    if hardware.backend != "neuron":
+    if hardware.backend == "neuron":
+        neuron_refusals.refuse_recipe(recipe)
+        per_node = neuron.processes_per_node(hardware)
+    else:
         _refuse_what_only_neuron_can(recipe)
-    if hardware.nodes > 1:
-        raise InvalidInput(f"hardware.nodes is {hardware.nodes}: this version trains on one node. Set it to 1.")
-    world = hardware.nodes * per_node
+        per_node = hardware.processes or 1
+    # Divides: each backend's rules above see to it.
     model_parallel = hardware.tensor_parallel * hardware.pipeline_parallel
-    if world % model_parallel:
-        raise InvalidInput(
-            f"hardware: {world} processes ({hardware.nodes} x {per_node}) cannot be divided into groups of "
-            f"tensor_parallel x pipeline_parallel = {hardware.tensor_parallel} x {hardware.pipeline_parallel} = "
-            f"{model_parallel}. Choose sizes whose product divides {world}."
-        )
     return Layout(
         backend=hardware.backend,
         nodes=hardware.nodes,
         processes_per_node=per_node,
-        data_parallel=world // model_parallel,
+        data_parallel=hardware.nodes * per_node // model_parallel,
         tensor_parallel=hardware.tensor_parallel,
         pipeline_parallel=hardware.pipeline_parallel,
         threads=hardware.threads,
     )
 
 
+def refuse_model(recipe: Recipe, config: Mapping[str, Any]) -> None:  # Any: config.json of a Hugging Face model
+    """Refuse a base model that the recipe's hardware cannot train; cheap, and before anything starts.
+
+    Raises:
+        InvalidInput: its sizes do not fit the recipe.
+    """
+    if recipe.hardware.backend == "neuron":
+        from neuron_ops.backends import neuron_refusals
+
+        neuron_refusals.refuse_model(recipe, config)
+
+
 def environment(recipe: Recipe) -> dict[str, str]:
     """What every training process finds in its environment beside what is there; from the hardware section alone."""
-    return {"OMP_NUM_THREADS": str(recipe.hardware.threads)}
+    from neuron_ops.backends import neuron
+
+    # Also what keeps torchrun from choosing a number of threads by itself, with a banner on stderr.
+    threads = {"OMP_NUM_THREADS": str(recipe.hardware.threads)}
+    return threads | (neuron.environment(recipe) if recipe.hardware.backend == "neuron" else {})
+
+
+def rendezvous_environment(recipe: Recipe, address: str, port: int) -> dict[str, str]:
+    """What the processes of several nodes need besides, to find each other: a port of node 0 that is free for them."""
+    from neuron_ops.backends import neuron
+
+    return neuron.rendezvous_environment(address, port) if recipe.hardware.backend == "neuron" else {}
 
 
 def toolchain(recipe: Recipe) -> dict[str, str]:

@@ -7,20 +7,20 @@ import json
 import logging
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from neuron_ops import errors, launch
+from neuron_ops import launch, nodes
 from neuron_ops.artifacts import Scalar
 from neuron_ops.backends import environment, layout
 from neuron_ops.backends.compilers import Compiler
-from neuron_ops.errors import OpsError, Unavailable
+from neuron_ops.errors import Unavailable
 from neuron_ops.graphs.graph import Graph
 from neuron_ops.run import Run
 
 log = logging.getLogger(__name__)
 
-RESULT, ERROR = "rehearsal.json", "error.json"
+RESULT = "rehearsal.json"
 ROUNDS = 3
 """Compilations of a graph that fails, each with the compiler's own tries: a bound on hours."""
 
@@ -46,7 +46,7 @@ def rehearse(run: Run, compiler: Compiler, scratch: Path) -> Rehearsed:
     for folder in (cache, out):
         folder.mkdir()
     argv = _command(run, scratch, out)
-    output = _run(compiler.rehearse(argv), run, compiler, cache, out)
+    output = _run(compiler.rehearse(argv), run, compiler, cache)
     graphs = compiler.scan(cache, output)
     again = compiler.again(argv)
     for _ in range(ROUNDS - 1):
@@ -56,15 +56,10 @@ def rehearse(run: Run, compiler: Compiler, scratch: Path) -> Rehearsed:
         for graph in incomplete:
             log.warning("compiling %s again: %s", graph.name, graph.reason)
             compiler.reset(cache, graph)
-        output += _run(again, run, compiler, cache, out)
+        output += _run(again, run, compiler, cache)
         graphs = compiler.scan(cache, output)
     result = out / RESULT
     return Rehearsed(graphs, json.loads(result.read_text()) if result.exists() else {})
-
-
-def report_error(out: Path, error: OpsError) -> None:
-    """Leave the error for the process that started the rehearsal: torchrun makes every exit code 1."""
-    (out / ERROR).write_text(json.dumps({"kind": type(error).__name__, "message": str(error)}))
 
 
 def _command(run: Run, scratch: Path, out: Path) -> list[str]:
@@ -72,23 +67,20 @@ def _command(run: Run, scratch: Path, out: Path) -> list[str]:
     recipe_file.write_text(run.recipe.to_json())
     places = ["--recipe", str(recipe_file), "--store", run.store.url, "--raw", run.raw.url, "--out", str(out)]
     program = ["-m", "neuron_ops.rehearse", *places]
-    processes = layout(run.recipe).processes_per_node
-    if processes == 1:
+    one_node = replace(layout(run.recipe), nodes=1)
+    if one_node.processes_per_node == 1:
         return [sys.executable, *program]
-    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    return [sys.executable, *torchrun, *program]
+    return nodes.command(one_node, 0, nodes.Meeting("127.0.0.1", 0), program)
 
 
-def _run(argv: list[str], run: Run, compiler: Compiler, cache: Path, out: Path) -> str:
+def _run(argv: list[str], run: Run, compiler: Compiler, cache: Path) -> str:
     lines: list[str] = []
     variables = {**environment(run.recipe), **compiler.environment(cache)}
-    status = launch.execute(argv, variables, _show_and_keep(lines))
-    if (out / ERROR).exists():
-        error = json.loads((out / ERROR).read_text())
-        kind: type[OpsError] = getattr(errors, error["kind"])
-        raise kind(error["message"])
-    if status != 0:
-        how = f"was killed by signal {-status}" if status < 0 else f"ended with exit status {status}"
+    ending = launch.run(argv, variables, _show_and_keep(lines))
+    if ending.error is not None:
+        raise ending.error
+    if ending.status != 0:
+        how = f"was killed by signal {-ending.status}" if ending.status < 0 else f"ended with status {ending.status}"
         raise Unavailable(f"The rehearsal of training {how}. Its output is in this step's stderr.")
     return "".join(lines)
 

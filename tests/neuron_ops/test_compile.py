@@ -168,7 +168,7 @@ def test_a_compiler_that_used_another_cache_is_noticed(make_run: Callable[..., R
 
 def test_an_error_of_the_rehearsal_is_this_steps_error(make_run: Callable[..., Run], neuron: Compiler) -> None:
     message = "base_model was never finished. Materialize it first."
-    neuron.plan({"error": {"kind": "MissingArtifact", "message": message}, "status": 1})
+    neuron.plan({"error": {"exit_code": MissingArtifact.exit_code, "message": message}, "status": 1})
 
     with pytest.raises(MissingArtifact, match=r"^base_model was never finished"):
         compile_with(make_run())
@@ -177,7 +177,7 @@ def test_an_error_of_the_rehearsal_is_this_steps_error(make_run: Callable[..., R
 def test_a_rehearsal_that_crashes_may_be_tried_again(make_run: Callable[..., Run], neuron: Compiler) -> None:
     neuron.plan({"entries": {"a+1": ["complete", 10]}, "status": 7})
 
-    with pytest.raises(Unavailable, match="rehearsal of training ended with exit status 7"):
+    with pytest.raises(Unavailable, match="rehearsal of training ended with status 7"):
         compile_with(make_run())
 
 

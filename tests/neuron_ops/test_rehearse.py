@@ -2,14 +2,14 @@
 
 import json
 import logging
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from neuron_ops import launch
 from neuron_ops.errors import InvalidInput
-from neuron_ops.graphs.rehearsal import ERROR, RESULT
+from neuron_ops.graphs.rehearsal import RESULT
 from neuron_ops.rehearse import rehearse, shorten
 from neuron_ops.training.batches import Rows
 from tests.neuron_ops.training.workbench import make_model, make_recipe, make_run
@@ -66,14 +66,13 @@ def test_an_error_is_left_for_the_process_that_started_it(model: Path, tmp_path:
     recipe = tmp_path / "flash.json"
     recipe.write_text(make_recipe(model, graph__attention="flash").to_json())
     argv = [sys.executable, "-m", "neuron_ops.rehearse", "--recipe", str(recipe), "--store", run.store.url]
+    lines: list[str] = []
 
-    ended = subprocess.run([*argv, "--out", str(tmp_path)], capture_output=True, text=True, check=False)
+    ending = launch.run([*argv, "--out", str(tmp_path)], {}, lines.append)
 
-    assert ended.returncode == InvalidInput.exit_code, ended.stderr
-    assert "Traceback" not in ended.stderr
-    error = json.loads((tmp_path / ERROR).read_text())
-    assert error["kind"] == "InvalidInput"
-    assert error["message"].startswith("graph.attention is 'flash'")
+    assert ending.status == InvalidInput.exit_code, lines
+    assert "Traceback" not in "".join(lines)
+    assert str(ending.error).startswith("graph.attention is 'flash'")
 
 
 def test_synthetic_rows_have_the_shape_of_real_ones(model: Path, tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ def main() -> int:
         values = {"status": state == "complete", "retry": 0, "compile_time": seconds}
         report[str(entry / "model.hlo_module.pb")] = values
     if plan.get("error"):
-        (Path(sys.argv[sys.argv.index("--out") + 1]) / "error.json").write_text(json.dumps(plan["error"]))
+        Path(os.environ["FINE_TUNE_ERROR_FILE"]).write_text(json.dumps(plan["error"]) + "\n")
     text = json.dumps({"compilation_summary": {"true": len(report)}, "compilation_report": report}, indent=4)
     print(f"2026-11-01 10:00:00.000895:  161136  INFO ||NEURON_PARALLEL_COMPILE||: {text}")  # noqa: T201
     print(f"INFO ||NEURON_PARALLEL_COMPILE||: Total graphs: {len(report)} in {COMPILER}")  # noqa: T201
