@@ -22,6 +22,7 @@ from neuron_ops.recipe import Recipe
 from neuron_ops.run import Plan, Run
 from neuron_ops.train import Loop
 from neuron_ops.training.checkpoints import HISTORY, Checkpoints
+from neuron_ops.training.ranks import Ranks
 
 STEPS = 2
 
@@ -81,7 +82,7 @@ def rehearse(run: Run, out: Path) -> None:
         steps = size * recipe.graph.gradient_accumulation * STEPS
         write_rows(rows, recipe, vocabulary, train=steps, holdout=size)
         # Nothing is ever saved there: the loop asks for a place.
-        nowhere = Checkpoints(run.store, Plan(Address("lora_checkpoints", "rehearsal"), {}, {}), backend)
+        nowhere = Checkpoints(run.store, Plan(Address("lora_checkpoints", "rehearsal"), {}, {}), backend, Ranks())
         loop = Rehearsal(recipe, backend, nowhere, rows, base)
         loop.run()
     if backend.rank == 0:

@@ -99,7 +99,7 @@ STEPS: tuple[Step, ...] = (
     Step(
         verb="train",
         artifact="lora_checkpoints",
-        code_version="1",
+        code_version="2",
         inputs=(Input("tokenized_dataset"), Input("base_model")),
         reads=lambda recipe: _plain(recipe.graph, recipe.training) | {"layout": _layout(recipe)},
         waits_for=("compiled_graph_cache",),

@@ -26,6 +26,8 @@ from neuron_ops.training.batches import Batch, Rows, Schedule
 from neuron_ops.training.checkpoints import HISTORY, Checkpoints, TrainingState, step_of
 from neuron_ops.training.history import History, Row, draw_losses
 from neuron_ops.training.learning_rate import learning_rate
+from neuron_ops.training.ranks import Ranks
+from neuron_ops.training.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 
@@ -41,13 +43,13 @@ def _train(run: Run, out: Path) -> "Loop":
     """Train, resuming from the newest finished checkpoint of this very training, and say which one is best."""
     backend = open_backend(run.recipe)
     plan = run.plan("lora_checkpoints")
-    checkpoints = Checkpoints(run.store, plan, backend)
+    checkpoints = Checkpoints(run.store, plan, backend, Ranks())
     dataset, model = run.require("tokenized_dataset"), run.require("base_model")
     first = backend.rank == 0  # one rank reads every byte to compare digests; the others compare sizes
     with dataset.local(verify=first) as rows, model.local(verify=first) as base:
         loop = Loop(run.recipe, backend, checkpoints, rows, base, out / HISTORY)
         loop.run()
-    if backend.rank == 0:
+    if first:
         checkpoints.tidy()
         summary = checkpoints.summary(loop.best_step())
         (out / "checkpoints.json").write_text(json.dumps(summary, indent=2) + "\n")
@@ -112,11 +114,16 @@ class Loop:
         self._history_file = history_file
         self._pending: list[tuple[Row, torch.Tensor, torch.Tensor]] = []
         self._speed = _Speed()
+        self._watchdog = Watchdog(recipe.hardware.stall_minutes)
         self._resumed_from = self._rows_written = 0
         self.history = History()
 
     def run(self) -> None:
         """Train to the last step, or until early stopping."""
+        with self._watchdog:
+            self._run()
+
+    def _run(self) -> None:
         step = self._resume()
         if step == 0:
             self._evaluate(0)
@@ -190,10 +197,14 @@ class Loop:
                 loss = self._summed_loss(batch) * scale
                 backend.backward(loss)
             total += loss.detach().float()
-            backend.sync()
+            self._end_micro_batch()
         norm = backend.clip_and_step(state.optimizer, state.parameters.values(), self._section.max_grad_norm)
         backend.sync()
         return total, norm
+
+    def _end_micro_batch(self) -> None:
+        self._backend.sync()
+        self._watchdog.progress()
 
     def _summed_loss(self, batch: Batch) -> torch.Tensor:
         placed = {name: value.to(self._backend.device) for name, value in batch.items()}
@@ -230,7 +241,7 @@ class Loop:
         with torch.no_grad():
             for batch in self._schedule.evaluation(self._holdout_rows):
                 total += self._summed_loss(batch).float()
-                self._backend.sync()
+                self._end_micro_batch()
         model.train()
         loss = float(self._backend.sum_over_ranks(total)) / int(self._holdout_rows.supervised.sum())
         self._check_finite(step, {"held-out loss": loss})
@@ -244,6 +255,7 @@ class Loop:
             self._evaluate(step)
         self._checkpoints.save(step, self._state, self.history)
         self._checkpoints.prune(self._section.keep_checkpoints, self.best_step())
+        self._watchdog.progress()
         log.info("checkpoint at step %d", step)
 
     def _should_stop(self) -> bool:
@@ -274,7 +286,7 @@ def _new_state(backend: Backend, base: Path, recipe: Recipe) -> TrainingState:
         betas=(section.adam_beta1, section.adam_beta2),
         weight_decay=section.weight_decay,
     )
-    return TrainingState(model, parameters, optimizer)
+    return TrainingState(model, parameters, backend.prepare_optimizer(optimizer))
 
 
 if __name__ == "__main__":

@@ -138,10 +138,18 @@ def open_backend(recipe: Recipe) -> "Backend":
         from neuron_ops.backends.cuda import CudaBackend
 
         return CudaBackend(recipe)
-    raise InvalidInput(
-        "hardware.backend is neuron: this version plans and addresses Trainium runs but has no training process for "
-        "it yet. Use backend cpu or cuda."
-    )
+    return _open_neuron(recipe)
+
+
+def _open_neuron(recipe: Recipe) -> "Backend":
+    try:
+        from neuron_ops.backends.neuron_process import NeuronBackend
+    except ModuleNotFoundError as error:
+        raise InvalidInput(
+            f"hardware.backend is neuron, but {error.name} is not installed here. Use the image for Trainium, or "
+            "backend cpu or cuda."
+        ) from None
+    return NeuronBackend(recipe)
 
 
 def _refuse_what_only_neuron_can(recipe: Recipe) -> None:

@@ -56,11 +56,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Compiled:
 def trainer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trainer]:
     trainer = start_server(tmp_path_factory.mktemp("trainings"))
     yield trainer
-    assert trainer.server.stdin is not None
-    assert trainer.server.stdout is not None
-    trainer.server.stdin.close()
-    trainer.server.wait()
-    trainer.server.stdout.close()
+    trainer.close()
 
 
 @pytest.fixture(scope="module")
