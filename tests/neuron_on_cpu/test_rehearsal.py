@@ -30,7 +30,8 @@ def test_it_evaluates_takes_two_steps_and_evaluates_again(
     ended = trainer.request([*places, "--out", str(tmp_path)], ranks, call=f"{__name__}:program")
 
     assert set(ended.codes) == {0}, ended.log
-    steps = [line.partition("step ")[2].partition(" loss")[0] for line in ended.log.splitlines() if " loss " in line]
-    assert steps == ["0 held-out", "2/2", "2 held-out"]
+    lines = [line.partition("step ")[2].partition(" loss")[0] for line in ended.log.splitlines() if " loss " in line]
+    # One of the libraries gives the root logger a second handler, so each line is there twice.
+    assert list(dict.fromkeys(lines)) == ["0 held-out", "2/2", "2 held-out"]
     assert json.loads((tmp_path / RESULT).read_text())["first_step_seconds"] > 0
     assert set(run.store.files.stamps("")) == before, "no checkpoint"
