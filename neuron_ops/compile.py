@@ -11,7 +11,7 @@ from pathlib import Path
 from neuron_ops import cli
 from neuron_ops.artifacts import Scalar
 from neuron_ops.backends import layout
-from neuron_ops.backends.compilers import compiler
+from neuron_ops.backends.compilers import Compiler, compiler
 from neuron_ops.errors import InvalidInput
 from neuron_ops.graphs.graph import Graph
 from neuron_ops.graphs.overlay import overlay
@@ -26,19 +26,24 @@ CACHE = "cache"
 
 def build(run: Run, out: Path) -> cli.Product:
     """Fill `out` with the graphs that training with this recipe needs."""
-    chosen = compiler(run.recipe)
-    world = layout(run.recipe)
+    chosen, world = compiler(run.recipe), layout(run.recipe)
     if chosen is None:
         reason = f"backend {world.backend} runs eagerly: training compiles no graph"
         return _nothing(out, reason, "Set graph.torch_compile to compile them.")
     if world.nodes > 1 and chosen.needs_every_node:
         reason = f"a graph for {world.nodes} nodes can only be made by {world.nodes} nodes, and a rehearsal has one"
         return _nothing(out, reason, "Training compiles, and its metadata counts how many graphs.")
+    return _compile(run, out, chosen)
+
+
+def _compile(run: Run, out: Path, chosen: Compiler) -> cli.Product:
     chosen.require()
     _say_why(run)
     # Not a temporary directory, which a killed compilation would leave for ever, with gigabytes in it.
     with overlay(f"compile-{cli.launch_name()}", fill=lambda folder: None) as scratch:
+        log.info("rehearsing training in %d processes with %s", layout(run.recipe).processes_per_node, chosen.name)
         rehearsed = rehearse(run, chosen, scratch)
+        log.info("%d graphs, %d bytes", len(rehearsed.graphs), sum(graph.bytes for graph in rehearsed.graphs))
         _refuse_incomplete(rehearsed.graphs, chosen.name)
         for file in chosen.files(scratch / CACHE):
             target = out / CACHE / file

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from neuron_ops import cli
 from neuron_ops.artifacts import Address
-from neuron_ops.backends import layout, open_backend
+from neuron_ops.backends import open_backend
 from neuron_ops.backends.compilers import compiler
 from neuron_ops.backends.process import Backend
 from neuron_ops.graphs import rehearsal
@@ -76,8 +76,7 @@ def rehearse(run: Run, out: Path) -> None:
     recipe = shorten(run.recipe)
     with run.require("base_model").local(verify=False) as base, tempfile.TemporaryDirectory() as folder:
         rows = Path(folder)
-        ranks = layout(recipe).data_parallel
-        size = recipe.graph.micro_batch_size * ranks
+        size = recipe.graph.micro_batch_size * backend.data_parallel_size
         vocabulary = json.loads((base / "config.json").read_bytes())["vocab_size"]
         steps = size * recipe.graph.gradient_accumulation * STEPS
         write_rows(rows, recipe, vocabulary, train=steps, holdout=size)

@@ -216,3 +216,10 @@ def test_another_dataset_version_uses_the_same_graphs_without_a_process(
 
     assert reused.address == made.address
     assert len(neuron.calls()) == 1
+
+
+def test_graphs_for_several_nodes_are_left_to_training_and_the_artifact_says_so(make_run: Callable[..., Run]) -> None:
+    artifact = compile_with(make_run(hardware__nodes=2))
+
+    assert artifact.manifest.metrics["graphs"] == 0
+    assert str(artifact.manifest.metrics["reason"]).startswith("a graph for 2 nodes can only be made by 2 nodes")
