@@ -2,7 +2,7 @@
 
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -81,22 +81,30 @@ def ensure(context: AssetExecutionContext, step: Step, fine_tuning: FineTuning) 
 
 
 def _launch(context: AssetExecutionContext, step: Step, run: Run, deployment: str) -> None:
-    """Run the step to its end; a training on several nodes starts again from its last checkpoint a few times."""
     nodes = layout(run.recipe).nodes if step.launched_by_backend else 1
-    restarts = run.recipe.hardware.max_restarts if nodes > 1 else 0
-    for attempt in range(restarts + 1):
+    restarts = run.recipe.hardware.max_restarts if nodes > 1 else None
+
+    def attempt(number: int) -> Ending:
         if deployment == "kubernetes" and nodes > 1:
-            ending = _in_pods(context, step, run, attempt)
-        else:
-            ending = _in_processes(context, step, run)
-        if ending.final:
-            break
-        if attempt < restarts:
-            context.log.warning(
-                f"{_how(step, ending)}. It starts again from its last checkpoint ({attempt + 1} of {restarts} restarts)"
-            )
+            return _in_pods(context, step, run, number)
+        return _in_processes(context, step, run)
+
+    def say(ending: Ending) -> None:
+        context.log.warning(f"{_how(step, ending)}. All nodes start again from the last checkpoint.")
+
+    ending = with_restarts(attempt, restarts or 0, say)
     if ending.status != 0:
         raise _failure(step, ending, restarts)
+
+
+def with_restarts(attempt: Callable[[int], Ending], restarts: int, say: Callable[[Ending], None]) -> Ending:
+    """A training on several nodes, which fails as a whole: each restart goes on from its last checkpoint."""
+    for number in range(restarts):
+        ending = attempt(number)
+        if ending.final:
+            return ending
+        say(ending)
+    return attempt(restarts)
 
 
 def _in_processes(context: AssetExecutionContext, step: Step, run: Run) -> Ending:
@@ -116,14 +124,14 @@ def _in_pods(context: AssetExecutionContext, step: Step, run: Run, attempt: int)
     """In pods of their own, one for each node; this process only waits, so its pod needs no accelerator."""
     from fine_tune_assets.kubernetes.multi_node import open_training  # imports the Kubernetes client
 
-    training = open_training(step, run, f"{context.run_id[:8]}-{context.retry_number}-{attempt}", context.log.info)
-    return training.run()
+    name = f"{context.run.run_id[:8]}-{context.op_execution_context.retry_number}-{attempt}"
+    return open_training(step, run, name, context.log.info).run()
 
 
-def _failure(step: Step, ending: Ending, restarts: int) -> Failure:
+def _failure(step: Step, ending: Ending, restarts: int | None) -> Failure:
     if ending.error is not None and ending.final:
         return StepFailure(str(ending.error))
-    if restarts:
+    if restarts is not None:
         # They are the bound; Dagster's retries would multiply them.
         return StepFailure(f"{_how(step, ending)}, after {restarts} restarts (hardware.max_restarts).")
     return Failure(str(ending.error) if ending.error else f"{_how(step, ending)}. Its output is in this step's stderr.")

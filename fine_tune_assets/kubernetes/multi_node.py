@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -92,7 +93,8 @@ class PodTraining:
             job, pods = self._look()
             logs.follow(pods)
             outcome = _outcome(job)
-            if outcome == "succeeded":
+            # The pods are asked too: an operator that was restarted may be late with its verdict.
+            if outcome == "succeeded" or [phase(pod) for pod in pods] == ["Succeeded"] * self.training.hardware.nodes:
                 return Ending(0)
             if outcome == "failed" or self._lost(pods) or any(failure(pod) for pod in pods):
                 return self._explain(logs)
