@@ -124,6 +124,13 @@ def _graph_layout(recipe: Recipe) -> dict[str, Any]:  # Any: as above
     return {"layout": {name: value for name, value in layout(recipe).as_json().items() if name != "threads"}}
 
 
+def device_memory(recipe: Recipe) -> int | None:
+    """Bytes that each process has on its device; None where the recipe does not say which device that is."""
+    from neuron_ops.backends import neuron
+
+    return neuron.instance(recipe.hardware).memory_per_core if recipe.hardware.backend == "neuron" else None
+
+
 def open_backend(recipe: Recipe) -> "Backend":
     """The process half, in a process that the launcher started.
 

@@ -22,7 +22,6 @@ from optimum.neuron.peft import get_peft_model
 from torch import nn
 
 from neuron_ops.backends.adapter import lora_config, set_first_values
-from neuron_ops.backends.neuron_refusals import refuse_model
 from neuron_ops.recipe import Recipe
 
 ATTENTION = {"eager": "eager", "flash": "flash_attention_2"}
@@ -49,7 +48,6 @@ class NeuronBackend:
 
     def load_model(self, folder: Path, recipe: Recipe) -> nn.Module:
         """This rank's part of the base in the recipe's dtype, frozen, and of the adapter in float32."""
-        refuse_model(recipe, json.loads((folder / "config.json").read_bytes()))
         model = NeuronModelForCausalLM.from_pretrained(
             str(folder),
             self._config,

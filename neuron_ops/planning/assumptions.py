@@ -11,10 +11,8 @@ from neuron_ops.planning.quantities import GIB, Range
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What one EC2 instance type has and costs."""
+    """How fast one EC2 instance type is at best, and what it costs."""
 
-    core_memory: int
-    """Bytes of device memory for each logical core."""
     core_flops: float
     """Peak bfloat16 operations per second of each logical core."""
     usd_per_hour: float
@@ -23,14 +21,14 @@ class Machine:
 
 _VANTAGE = "on demand in us-east-1, instances.vantage.sh, January 2026"
 
-# Memory and peak: AWS Neuron documentation, Trn1 and Trn2 architecture. trn1: 32 GiB and 191 TFLOPS for two cores.
-# trn2: 96 GiB and 667 TFLOPS for four logical cores (LNC 2).
+# Peaks: AWS Neuron documentation, Trn1 and Trn2 architecture: 191 TFLOPS for a Trainium's two cores, 667 for a
+# Trainium2's four logical ones.
 MACHINES = {
-    "trn1.2xlarge": Machine(16 * GIB, 95.5e12, 1.34375, _VANTAGE),
-    "trn1.32xlarge": Machine(16 * GIB, 95.5e12, 21.50, _VANTAGE),
-    "trn1n.32xlarge": Machine(16 * GIB, 95.5e12, 24.78, _VANTAGE),
+    "trn1.2xlarge": Machine(95.5e12, 1.34375, _VANTAGE),
+    "trn1.32xlarge": Machine(95.5e12, 21.50, _VANTAGE),
+    "trn1n.32xlarge": Machine(95.5e12, 24.78, _VANTAGE),
     "trn2.48xlarge": Machine(
-        24 * GIB, 166.75e12, 35.76, "us-east-2, instances.vantage.sh, November 2025; mostly sold as Capacity Blocks"
+        166.75e12, 35.76, "us-east-2, instances.vantage.sh, November 2025; mostly sold as Capacity Blocks"
     ),
 }
 

@@ -120,11 +120,12 @@ class _Estimate:
         self._length, self._packing = recipe.graph.sequence_length, recipe.dataset.packing
         self._found = found
         self._lengths = found.sampled.lengths if found.sampled else ()
+        self._supervised = found.sampled.supervised if found.sampled else ()
 
     def plan(self) -> DataPlan:
         """The whole estimate."""
         found, per_row = self._found, self._tokens_per_row()
-        tokens = per_row.scaled(found.train)
+        tokens = self._tokens(per_row)
         sequences = self._sequences(held_out=False, per_row=per_row)
         return DataPlan(
             source=self._source(),
@@ -144,30 +145,38 @@ class _Estimate:
         many = max(1 - tokens.high / (sequences.high * self._length), 0.0)
         return Range(min(few, many), max(few, many))
 
+    def _tokens(self, per_row: Range) -> Range:
+        if self._found.is_complete:
+            return Range.exactly(sum(self._of_split(self._lengths, held_out=False)))
+        return per_row.scaled(self._found.train)
+
     def _tokens_per_row(self) -> Range:
         if not self._lengths:
             return Range.exactly(self._found.bytes_per_row).over(BYTES_PER_TOKEN) + TEMPLATE_TOKENS
         mean = sum(self._lengths) / len(self._lengths)
-        if self._found.is_complete:
-            return Range.exactly(mean)
         error = STANDARD_ERRORS * pstdev(self._lengths) / sqrt(len(self._lengths))
         return Range(mean - error, mean + error)
 
     def _supervised_share(self, per_row: Range) -> Range:
-        if self._found.sampled:
-            return Range.exactly(self._found.sampled.supervised / sum(self._lengths))
-        answers = Range.exactly(self._found.answer_bytes_per_row).over(BYTES_PER_TOKEN)
-        return Range(answers.low / per_row.high, min(answers.high / per_row.low, 1.0))
+        if not self._lengths:
+            answers = Range.exactly(self._found.answer_bytes_per_row).over(BYTES_PER_TOKEN)
+            return Range(answers.low / per_row.high, min(answers.high / per_row.low, 1.0))
+        learned, seen = (self._of_split(numbers, held_out=False) for numbers in (self._supervised, self._lengths))
+        return Range.exactly(sum(learned) / max(sum(seen), 1))
 
     def _sequences(self, held_out: bool, per_row: Range) -> Range:
         rows = self._found.holdout if held_out else self._found.train
         if not self._packing:
             return Range.exactly(rows)
-        if self._found.sampled and self._found.is_complete:
-            chosen = zip(self._lengths, self._found.sampled.held_out, strict=True)
-            return Range.exactly(self._packed([length for length, is_held_out in chosen if is_held_out == held_out]))
+        if self._found.is_complete:
+            return Range.exactly(self._packed(self._of_split(self._lengths, held_out=held_out)))
         positions = self._length * self._density()
         return Range(ceil(rows * per_row.low / self._length), ceil(rows * per_row.high / positions))
+
+    def _of_split(self, numbers: Sequence[int], held_out: bool) -> list[int]:
+        """One number for each sampled row of the split."""
+        chosen = self._found.sampled.held_out if self._found.sampled else ()
+        return [number for number, is_held_out in zip(numbers, chosen, strict=True) if is_held_out == held_out]
 
     def _packed(self, lengths: Sequence[int]) -> int:
         from neuron_ops.rows.packing import plan_packed  # numpy

@@ -4,6 +4,7 @@ A finished training with the same graph on the same layout knows its own rate; e
 For other devices nothing is assumed: a recipe does not name the CPU or the GPU.
 """
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -11,6 +12,7 @@ from typing import Any
 
 from neuron_ops.artifacts import Address, Artifact
 from neuron_ops.backends import Layout
+from neuron_ops.errors import CorruptArtifact
 from neuron_ops.planning.assumptions import (
     COMPILATION,
     COMPILATION_SOURCE,
@@ -97,7 +99,7 @@ def _measured_rate(run: Run, layout: Layout) -> Range | None:
         training.manifest
         for training in islice(_trainings(run), MAX_TRAININGS)
         if _is_alike(training.manifest.reads.get("recipe", {}), wanted)
-        and training.manifest.inputs["base_model"].digest == base.manifest.digest
+        and _base_digest(training) == base.manifest.digest
     ]
     rates = [float(manifest.metrics.get("tokens_per_second") or 0) for manifest in alike]
     if not any(rates):
@@ -108,9 +110,15 @@ def _measured_rate(run: Run, layout: Layout) -> Range | None:
 def _trainings(run: Run) -> Iterator[Artifact]:
     for version in run.store.files.children(TRAININGS):
         for name in run.store.files.children(f"{TRAININGS}/{version}"):
-            found = run.store.find(Address(TRAININGS, name, version))
-            if found is not None:
-                yield found
+            with contextlib.suppress(CorruptArtifact):  # another training's trouble is none of this one's
+                found = run.store.find(Address(TRAININGS, name, version))
+                if found is not None:
+                    yield found
+
+
+def _base_digest(training: Artifact) -> str | None:
+    record = training.manifest.inputs.get("base_model")
+    return record.digest if record else None
 
 
 def _is_alike(reads: dict[str, Any], wanted: dict[str, Any]) -> bool:  # Any: JSON of recipe sections

@@ -3,13 +3,12 @@
 What a step would refuse is refused here by the same functions. How a plan looks belongs to `report`.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
-from neuron_ops.backends import Layout, layout
+from neuron_ops.backends import Layout, device_memory, environment, layout, refuse_model
 from neuron_ops.errors import CorruptArtifact, InvalidInput, MissingArtifact
-from neuron_ops.planning.assumptions import machine
 from neuron_ops.planning.data import DataPlan, padding_warnings, plan_data
 from neuron_ops.planning.disk import disk_warnings
 from neuron_ops.planning.duration import DurationPlan, plan_duration
@@ -52,6 +51,8 @@ class Forecast:
     problems: tuple[Problem, ...]
     data: DataPlan | None
     world: Layout | None
+    environment: Mapping[str, str]
+    """What every training process finds in its environment beside what is there."""
     exposure: Exposure | None
     model: ModelShape | None
     memory: MemoryPlan | None
@@ -94,18 +95,18 @@ class _Planner:
     def forecast(self) -> Forecast:
         run, recipe = self._run, self._recipe
         model = self._attempt(self._model)
-        data = self._attempt(lambda: plan_data(run, read_rows=self._read_rows, tokenize=not self._problems))
+        data = self._attempt(lambda: plan_data(run, read_rows=self._read_rows, tokenize=model is not None))
         world = self._attempt(lambda: layout(recipe))
         exposure = plan_exposure(recipe, world, data) if world else None
         memory = self._memory(world, model)
         graphs = self._attempt(lambda: plan_graphs(run)) if world else None
-        duration = plan_duration(run, world, exposure, graphs, model) if world and exposure else None
+        duration = self._duration(world, exposure, graphs, model)
         artifacts = tuple(self._state(step.artifact) for step in STEPS)
-        self._warn(exposure_warnings(exposure) if exposure else ())
-        self._warn(padding_warnings(data, recipe.graph.sequence_length) if data else ())
-        self._warn(cadence_warnings(recipe.training))
-        self._warn(hub_warning(run) if not self._has_hub_token else ())
-        self._warn(disk_warnings(run, [state.artifact for state in artifacts if not state.finished], data, model))
+        self._warn_of(exposure_warnings(exposure) if exposure else ())
+        self._warn_of(padding_warnings(data, recipe.graph.sequence_length) if data else ())
+        self._warn_of(cadence_warnings(recipe.training))
+        self._warn_of(hub_warnings(run) if not self._has_hub_token else ())
+        self._warn_of(disk_warnings(run, [state.artifact for state in artifacts if not state.finished], data, model))
         return Forecast(
             dataset_version=run.version,
             recipe=recipe.name,
@@ -113,6 +114,7 @@ class _Planner:
             problems=self._sorted_problems(),
             data=data,
             world=world,
+            environment=environment(recipe) if world else {},
             exposure=exposure,
             model=model,
             memory=memory,
@@ -126,16 +128,24 @@ class _Planner:
         if found is None:
             return None
         config, folder = found
-        return read_shape(config, f"{folder}/config.json")
+        shape = read_shape(config, f"{folder}/config.json")
+        self._attempt(lambda: refuse_model(self._recipe, config))
+        return shape
 
     def _memory(self, world: Layout | None, model: ModelShape | None) -> MemoryPlan | None:
         if world is None or model is None:
             return None
-        known = machine(self._recipe.hardware.instance_type)
-        memory = plan_memory(self._recipe, model, world, known.core_memory if known else None)
+        memory = plan_memory(self._recipe, model, world, device_memory(self._recipe))
         self._attempt(lambda: check_memory(memory))
-        self._warn(memory_warnings(memory))
+        self._warn_of(memory_warnings(memory))
         return memory
+
+    def _duration(
+        self, world: Layout | None, exposure: Exposure | None, graphs: GraphsPlan | None, model: ModelShape | None
+    ) -> DurationPlan | None:
+        if world is None or exposure is None:
+            return None
+        return self._attempt(lambda: plan_duration(self._run, world, exposure, graphs, model))
 
     def _state(self, artifact: str) -> ArtifactState:
         return self._attempt(lambda: _look_up(self._run, artifact)) or ArtifactState(artifact, False, None)
@@ -150,8 +160,9 @@ class _Planner:
             pass  # not made yet: the list of artifacts says so
         return None
 
-    def _warn(self, texts: Iterable[str]) -> None:
-        for text in texts:
+    def _warn_of(self, texts: Iterable[str]) -> None:
+        """Note them; looking for something to warn of may itself come upon a refusal."""
+        for text in self._attempt(lambda: list(texts)) or ():
             self._problems.setdefault(text, False)
 
     def _sorted_problems(self) -> tuple[Problem, ...]:
@@ -159,7 +170,7 @@ class _Planner:
         return tuple(sorted(problems, key=lambda problem: not problem.blocking))
 
 
-def hub_warning(run: Run) -> Iterator[str]:
+def hub_warnings(run: Run) -> Iterator[str]:
     """A gated repository and nobody to open it."""
     repository = run.recipe.base_model.repository
     if repository is not None and run.find("base_model") is None:

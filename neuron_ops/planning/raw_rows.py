@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,8 +44,8 @@ class Sampled:
     """Tokens of each row that fits into a sequence."""
     held_out: tuple[bool, ...]
     """Whether each of them is held out."""
-    supervised: int
-    """Tokens in the loss, over all of them."""
+    supervised: Sequence[int]
+    """Of its tokens, those in the loss."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +109,7 @@ def look_at(folder: Path, section: DatasetSection, sequence_length: int, chat: "
         train, holdout = sampled.held_out.count(False), sampled.held_out.count(True)
     else:
         fit = len(sampled.lengths) / max(len(look.sample), 1) if sampled is not None else 1.0
-        train, holdout = (round(number * rows / read * fit) for number in (look.train, look.holdout))
+        train, holdout = (ceil(number * rows / read * fit) for number in (look.train, look.holdout))
     check_splits(section, train, holdout)
     return RawRows(
         rows, train, holdout, look.text_bytes / kept, look.answer_bytes / kept, sampled, is_complete=is_complete
@@ -131,4 +132,4 @@ def _tokenize(
         section, sequence_length, len(rows), len(rows) - len(fit), first[:NUM_OVERLONG_SHOWN], max(lengths, default=0)
     )
     held_out = tuple(is_held_out(sample[at], section.holdout_fraction) for at in fit)
-    return Sampled([lengths[at] for at in fit], held_out, sum(rows[at].num_supervised for at in fit))
+    return Sampled([lengths[at] for at in fit], held_out, [rows[at].num_supervised for at in fit])

@@ -72,7 +72,7 @@ def _training(exposure: Exposure | None, data: DataPlan | None) -> Section:
     if exposure.epochs is not None and data is not None:
         learned = data.tokens.times(exposure.epochs).times(data.supervised_share)
         rows.insert(1, ("epochs really seen", show_factor(exposure.epochs)))
-        rows.append(("tokens in the loss", show_count(Range(round(learned.low, -3), round(learned.high, -3)))))
+        rows.append(("tokens in the loss", show_count(learned)))
     return Section("Training", tuple(rows))
 
 
@@ -91,6 +91,7 @@ def _world(forecast: Forecast) -> Section:
     ]
     if forecast.instance_type is not None:
         rows.insert(1, ("nodes", f"{world.nodes} x {forecast.instance_type}, no core idle"))
+    rows += [("environment", f"{name}={value}") for name, value in sorted(forecast.environment.items())]
     return Section("World", tuple(rows))
 
 

@@ -30,12 +30,14 @@ class Watchdog:
 
     def __init__(self, minutes: float) -> None:
         self._limit = 60.0 * minutes
+        self._pause = min(self._limit / LOOKS_PER_LIMIT, LONGEST_PAUSE_SECONDS)
         self._last = time.monotonic()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
     def __enter__(self) -> Self:
         self.progress()
+        self._arm()
         self._thread.start()
         return self
 
@@ -49,13 +51,18 @@ class Watchdog:
         self._last = time.monotonic()
 
     def _watch(self) -> None:
-        pause = min(self._limit / LOOKS_PER_LIMIT, LONGEST_PAUSE_SECONDS)
-        while not self._over.wait(pause):
-            # Should native code keep the interpreter's lock, this thread stands still as well; faulthandler's, which
-            # needs no lock, then ends the process a little later, with status 1.
-            faulthandler.dump_traceback_later(self._limit + 2 * pause, exit=True, file=STDERR)
+        while not self._over.wait(self._pause):
+            self._arm()
             if time.monotonic() - self._last > self._limit:
                 self._end()
+
+    def _arm(self) -> None:
+        """Have the process ended should this class's thread not come back in time.
+
+        It stands still as well while native code keeps the interpreter's lock; faulthandler's thread needs none, and
+        ends the process with status 1.
+        """
+        faulthandler.dump_traceback_later(self._limit + 2 * self._pause, exit=True, file=STDERR)
 
     def _end(self) -> None:
         faulthandler.dump_traceback(file=STDERR, all_threads=True)

@@ -12,7 +12,7 @@ os.environ["USE_TORCH_XLA"] = "0"
 
 from tests.neuron_on_cpu.bench import make_run
 from tests.neuron_ops.training import workbench
-from tests.neuron_ops.training.workbench import Trainer, start_server, start_server_of
+from tests.neuron_ops.training.workbench import Trainer, start_server
 
 NEEDED = ("torch_xla", "optimum", "neuronx_distributed")
 MISSING = [name for name in NEEDED if importlib.util.find_spec(name) is None]
@@ -32,7 +32,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def trainer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trainer]:
     """Trains on the stand-in."""
-    trainer = start_server_of("tests.neuron_on_cpu.server", tmp_path_factory.mktemp("trainings"), make_run)
+    trainer = start_server(tmp_path_factory.mktemp("trainings"), "tests.neuron_on_cpu.server", make_run=make_run)
     yield trainer
     trainer.close()
 

@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
 
+import neuron_ops.run
 from neuron_ops import cli, train
 from neuron_ops.artifacts import ArtifactStore
 from neuron_ops.backends import neuron_process, open_backend
@@ -98,7 +99,7 @@ def _take_back(changes: dict[str, Any]) -> None:
         config = module.TrainingNeuronConfig
         module.TrainingNeuronConfig = lambda **kwargs: config(**{**kwargs, **changes["config"]})
     if "refusals" in changes:
-        module.refuse_model = lambda recipe, config: None
+        neuron_ops.run.refuse_model = lambda recipe, config: None
     if "platform" in changes:
         os.environ[stand_in.PLATFORM] = changes["platform"]
 

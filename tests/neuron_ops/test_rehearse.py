@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from neuron_ops import launch
 from neuron_ops.errors import InvalidInput
@@ -61,10 +62,11 @@ def test_numbers_that_mean_nothing_do_not_end_it(model: Path, tmp_path: Path) ->
     assert (tmp_path / RESULT).exists()
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_an_error_is_left_for_the_process_that_started_it(model: Path, tmp_path: Path) -> None:
     run = make_run(tmp_path, make_recipe(model))
-    recipe = tmp_path / "flash.json"
-    recipe.write_text(make_recipe(model, graph__attention="flash").to_json())
+    recipe = tmp_path / "cuda.json"
+    recipe.write_text(make_recipe(model, hardware__backend="cuda").to_json())
     argv = [sys.executable, "-m", "neuron_ops.rehearse", "--recipe", str(recipe), "--store", run.store.url]
     lines: list[str] = []
 
@@ -72,7 +74,7 @@ def test_an_error_is_left_for_the_process_that_started_it(model: Path, tmp_path:
 
     assert ending.status == InvalidInput.exit_code, lines
     assert "Traceback" not in "".join(lines)
-    assert str(ending.error).startswith("graph.attention is 'flash'")
+    assert str(ending.error).startswith("hardware.backend is cuda, but torch sees no GPU here")
 
 
 def test_synthetic_rows_have_the_shape_of_real_ones(model: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import pytest
 
 from neuron_ops.backends import layout
+from neuron_ops.backends.neuron import INSTANCES
 from neuron_ops.planning.assumptions import MACHINES, UTILIZATION
 from neuron_ops.planning.duration import DurationPlan, flops_per_token, plan_duration
 from neuron_ops.planning.exposure import plan_exposure
@@ -70,6 +71,10 @@ def test_trainiums_time_and_price_are_ranges_that_say_what_was_assumed(make_run:
 
 def test_compiled_graphs_cost_nothing(make_run: MakeRun) -> None:
     assert planned(make_run(TRN1), HIT).compile_seconds == Range.exactly(0)
+
+
+def test_every_instance_type_has_a_peak_and_a_price() -> None:
+    assert set(MACHINES) == set(INSTANCES)
 
 
 @pytest.mark.parametrize("name", ["trn1.32xlarge", "ml.trn1.32xlarge"])

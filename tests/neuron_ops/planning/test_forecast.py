@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from neuron_ops.artifacts import CheckRecord
+from neuron_ops.artifacts import ArtifactStore, CheckRecord
 from neuron_ops.errors import InvalidInput, MissingArtifact
 from neuron_ops.planning.forecast import Forecast, make_forecast
 from neuron_ops.raw import RawDatasets
@@ -98,6 +98,8 @@ class Refused(NamedTuple):
         Refused("tiny_llama_cpu", {"graph__attention": "flash"}, ["Use 'sdpa' or 'eager'"]),
         Refused(TRN1, {"hardware__instance_type": "p5.48xlarge"}, ["backend neuron needs one of trn1.2xlarge"]),
         Refused(TRN1, {"hardware__processes": 8}, ["32 cores and idle cores are paid for"]),
+        Refused(TRN1, {"dataset__packing": True}, ["no mask between packed rows"]),
+        Refused(TRN1, {"graph__attention": "flash"}, ["takes multiples of 2048 tokens"]),
         Refused("tiny_llama_cpu", {"dataset__pad_token": "<|eot_id|>"}, ["is also its eos_token"]),
         Refused("tiny_llama_cpu", {"base_model__path": "/nowhere"}, ["/nowhere has no config.json"]),
         Refused(
@@ -123,6 +125,22 @@ def test_too_little_memory_is_a_no_go_before_the_model_is_fetched(make_run: Make
 
     assert "Each core would need at least" in refusals(forecast)[0]
     assert "hardware.tensor_parallel" in refusals(forecast)[0]
+
+
+def test_a_model_that_the_hardware_cannot_divide_is_a_no_go(make_run: MakeRun, llama: Path) -> None:
+    overrides = {**llama_recipe(llama), "hardware__tensor_parallel": 32}
+
+    forecast = make_forecast(make_run(TRN1, **overrides))
+
+    (refusal,) = refusals(forecast)
+    assert "k_proj" in refusal, "with more ranks than key-value heads, queries, keys and values are adapted together"
+    assert forecast.memory is not None, "and the rest is planned all the same"
+
+
+def test_the_environment_of_the_training_processes_is_part_of_the_plan(make_run: MakeRun) -> None:
+    assert make_forecast(make_run(hardware__threads=3)).environment["OMP_NUM_THREADS"] == "3"
+    assert make_forecast(make_run(TRN1)).environment["MALLOC_ARENA_MAX"] == "64"
+    assert make_forecast(make_run(hardware__tensor_parallel=2)).environment == {}
 
 
 def test_memory_that_may_not_suffice_is_a_warning(make_run: MakeRun, llama: Path) -> None:
@@ -159,6 +177,22 @@ def test_nothing_is_built_on_an_artifact_whose_check_failed(make_run: MakeRun) -
     assert "failed its check 'answers_are_in_the_loss'" in refusals(forecast)[0]
 
 
+@pytest.mark.parametrize("artifact", ["base_model", "lora_checkpoints"])
+def test_a_manifest_that_cannot_be_read_stops_only_whom_it_concerns(
+    make_run: MakeRun, tmp_path: Path, artifact: str
+) -> None:
+    run = make_run()
+    fetch_base(run)
+    publish(run, "tokenized_dataset", {"report.json": package_report(run)})
+    made = run.find(artifact) or publish(run, artifact, {"checkpoints.json": b"{}"})
+    (tmp_path / "store" / str(made.address) / "manifest.json").write_text("{")
+
+    same, other = make_forecast(make_run()), make_forecast(make_run(training__seed=7))
+
+    assert [text.count("manifest.json cannot be read") for text in refusals(same)] == [1]
+    assert other.is_go == (artifact == "lora_checkpoints"), "another seed's training"
+
+
 def package_report(run: Run) -> bytes:
     """What prepare reports of 100 rows in 10 sequences."""
     split = {"rows": 100, "sequences": 10, "tokens": 2_000, "supervised_tokens": 500}
@@ -188,6 +222,20 @@ def test_a_disk_without_room_is_a_warning(make_run: MakeRun, monkeypatch: pytest
     forecast = make_forecast(make_run())
 
     assert any("has 0.95 MiB left" in text and "FINE_TUNE_STORE" in text for text in warnings(forecast))
+
+
+def test_a_bucket_is_planned_as_a_folder_is(make_run: MakeRun, bucket: str, tmp_path: Path) -> None:
+    local = make_run()
+    remote = Run(local.recipe, ArtifactStore(f"s3://{bucket}/store"), RawDatasets(f"s3://{bucket}/raw"), "v1")
+    remote.raw.land("v1", tmp_path / "delivery")
+    for run in (local, remote):
+        fetch_base(run)
+
+    here, there = make_forecast(local), make_forecast(remote)
+
+    assert there.is_go
+    assert (there.data, there.memory, there.duration) == (here.data, here.memory, here.duration)
+    assert [state.finished for state in there.artifacts] == [state.finished for state in here.artifacts]
 
 
 def test_a_version_that_has_not_landed_has_no_forecast(make_run: MakeRun, tmp_path: Path) -> None:

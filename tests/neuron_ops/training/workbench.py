@@ -9,7 +9,7 @@ import random
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -266,16 +266,8 @@ def arguments(run: Run, folder: Path) -> list[str]:
     ]
 
 
-def start_server(folder: Path) -> Trainer:
-    """Start the process that trainings are forked from."""
-    return Trainer(folder, _start([sys.executable, str(Path(__file__).parent / "fork_server.py")]))
-
-
-def start_server_of(module: str, folder: Path, make_run: Callable[[Path, Recipe], Run]) -> Trainer:
-    """The same from a module that prepares the process first."""
-    return Trainer(folder, _start([sys.executable, "-m", module]), make_run)
-
-
-def _start(program: Sequence[str]) -> "subprocess.Popen[str]":
-    root = Path(__file__).parents[3]
-    return subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=root)
+def start_server(folder: Path, module: str = "tests.neuron_ops.training.fork_server", **fields: Any) -> Trainer:
+    """Start the process that trainings are forked from: this module, or one that prepares the process first."""
+    program, root = [sys.executable, "-m", module], Path(__file__).parents[3]
+    server = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=root)
+    return Trainer(folder, server, **fields)
