@@ -20,6 +20,8 @@ from neuron_ops.graphs.graph import Graph
 from neuron_ops.recipe import Recipe
 
 PROGRAM = "neuron_parallel_compile"
+IN_GRAPHS = ("NEURON_CC_FLAGS", "NEURON_FUSE_SOFTMAX", "NEURON_LOGICAL_NC_CONFIG")
+"""Variables that change what is traced or how it is compiled; the runtime's others do not."""
 LOOK_SECONDS = 2.0
 """Between two looks at the cache: a miss is found long before its compilation would end."""
 
@@ -110,7 +112,7 @@ def decides_graphs(recipe: Recipe) -> dict[str, Any]:  # Any: plain JSON
     return {
         # trn1n's cores are trn1's.
         "target": (recipe.hardware.instance_type or "").removeprefix("ml.").split(".")[0].rstrip("n"),
-        "flags": environment(recipe).get("NEURON_CC_FLAGS", ""),
+        "environment": {name: value for name, value in environment(recipe).items() if name in IN_GRAPHS},
         "optimizer": {
             "weight_decay": training.weight_decay,
             "adam_beta1": training.adam_beta1,

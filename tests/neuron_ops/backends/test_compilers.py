@@ -75,6 +75,13 @@ def test_other_software_means_other_graphs() -> None:
     assert "neuronx-cc" in decides_graphs(load_recipe(TRAINIUM))["toolchain"]
 
 
+def test_the_flags_of_trainiums_compiler_are_in_the_address_and_its_runtimes_variables_are_not() -> None:
+    variables = decides_graphs(load_recipe(TRAINIUM))["environment"]
+
+    assert "--model-type=transformer" in variables["NEURON_CC_FLAGS"]
+    assert "NEURON_RT_NUM_CORES" not in variables
+
+
 def test_trainiums_compiler_is_given_the_cache_and_no_flag_may_name_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
