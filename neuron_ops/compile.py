@@ -13,15 +13,13 @@ from neuron_ops.artifacts import Scalar
 from neuron_ops.backends import layout
 from neuron_ops.backends.compilers import Compiler, compiler
 from neuron_ops.errors import InvalidInput
-from neuron_ops.graphs.graph import Graph
+from neuron_ops.graphs.graph import CACHE, Graph
 from neuron_ops.graphs.overlay import overlay
 from neuron_ops.graphs.rehearsal import Rehearsed, rehearse
 from neuron_ops.graphs.report import to_markdown
 from neuron_ops.run import Run
 
 log = logging.getLogger(__name__)
-
-CACHE = "cache"
 
 
 def build(run: Run, out: Path) -> cli.Product:

@@ -6,6 +6,9 @@ from typing import Literal
 State = Literal["complete", "extracted", "failed", "locked"]
 """extracted: traced and never compiled. locked: its compilation was killed and would be waited for, for ever."""
 
+CACHE = "cache"
+"""Folder within compiled_graph_cache that is a compiler's cache; the rest is for people."""
+
 
 @dataclass(frozen=True, slots=True)
 class Graph:

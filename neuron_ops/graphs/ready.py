@@ -10,13 +10,13 @@ from pathlib import Path
 from neuron_ops.artifacts import Artifact, CheckRecord, Scalar
 from neuron_ops.backends.compilers import Compiler, OnMiss, compiler
 from neuron_ops.errors import InvalidInput, OpsError
+from neuron_ops.graphs.graph import CACHE
 from neuron_ops.graphs.overlay import overlay
 from neuron_ops.run import Run
 
 log = logging.getLogger(__name__)
 
 CHECK = "no_graph_was_compiled"
-CACHE = "cache"
 EndAtOnce = Callable[[OpsError], None]
 
 

@@ -15,7 +15,7 @@ from neuron_ops.artifacts import Scalar
 from neuron_ops.backends import environment, layout
 from neuron_ops.backends.compilers import Compiler
 from neuron_ops.errors import Unavailable
-from neuron_ops.graphs.graph import Graph
+from neuron_ops.graphs.graph import CACHE, Graph
 from neuron_ops.run import Run
 
 log = logging.getLogger(__name__)
@@ -37,12 +37,12 @@ class Rehearsed:
 def rehearse(run: Run, compiler: Compiler, scratch: Path) -> Rehearsed:
     """Run the fewest steps that visit every graph, and compile until nothing is left or ROUNDS are over.
 
-    The cache is `scratch / "cache"`.
+    The cache is `scratch / CACHE`.
 
     Raises:
         OpsError: what the program ended with.
     """
-    cache, out = scratch / "cache", scratch / "out"
+    cache, out = scratch / CACHE, scratch / "out"
     for folder in (cache, out):
         folder.mkdir()
     argv = _command(run, scratch, out)

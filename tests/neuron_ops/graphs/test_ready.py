@@ -22,6 +22,7 @@ ENTRY = f"cache/{COMPILER}/MODULE_{KEY}"
 FILES = {f"{ENTRY}/model.neff": b"program", f"{ENTRY}/model.done": b"", f"{ENTRY}/compile_flags.json": b"[]"}
 
 Finished = Callable[..., tuple[Run, Artifact]]
+Publish = Callable[..., Artifact]
 
 
 @pytest.fixture(autouse=True)
@@ -69,6 +70,18 @@ def test_the_compiler_finds_every_published_graph_in_a_copy_of_its_own(finished:
     check = ready.check()
     assert (check.name, check.passed, check.blocking) == ("no_graph_was_compiled", True, False)
     assert check.description == f"every graph came from {artifact.address}"
+
+
+def test_the_cache_comes_from_s3_as_from_a_folder(store: ArtifactStore, publish: Publish) -> None:
+    run = Run(load_recipe("llama3_8b_lora_trn1"), store, RawDatasets(f"{store.url}/raw"), "v1")
+    publish(store, run.plan("base_model").address, {"config.json": b"{}"})
+    publish(store, run.plan("compiled_graph_cache").address, FILES, metrics={"graphs": 1})
+
+    with compiled_graphs(run, "launch", nothing_ends):
+        cache = Path(os.environ["NEURON_COMPILE_CACHE_URL"])
+        found = {f"cache/{file.relative_to(cache)}": file.read_bytes() for file in cache.glob("*/*/*")}
+
+    assert found == FILES
 
 
 def test_a_damaged_cache_is_refused_before_training_starts(finished: Finished) -> None:
