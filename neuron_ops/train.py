@@ -19,6 +19,7 @@ from neuron_ops.artifacts import CheckRecord
 from neuron_ops.backends import open_backend
 from neuron_ops.backends.process import Backend
 from neuron_ops.errors import InvalidInput
+from neuron_ops.graphs.ready import Ready, compiled_graphs
 from neuron_ops.recipe import Recipe
 from neuron_ops.run import Run
 from neuron_ops.training.batches import Batch, Rows, Schedule
@@ -32,6 +33,13 @@ log = logging.getLogger(__name__)
 
 
 def build(run: Run, out: Path) -> cli.Product:
+    """Train with the graphs that `compile` made."""
+    with compiled_graphs(run, cli.launch_name(), cli.end_at_once) as ready:
+        loop = _train(run, out)
+    return _product(loop, ready)
+
+
+def _train(run: Run, out: Path) -> "Loop":
     """Train, resuming from the newest finished checkpoint of this very training, and say which one is best."""
     backend = open_backend(run.recipe)
     plan = run.plan("lora_checkpoints")
@@ -46,7 +54,12 @@ def build(run: Run, out: Path) -> cli.Product:
         summary = checkpoints.summary(loop.best_step())
         (out / "checkpoints.json").write_text(json.dumps(summary, indent=2) + "\n")
         draw_losses(loop.history, out / "loss.png")
-    return cli.Product(metrics=loop.metrics(), checks=(_held_out_loss_fell(loop.history),))
+    return loop
+
+
+def _product(loop: "Loop", ready: Ready) -> cli.Product:
+    checks = (_held_out_loss_fell(loop.history), ready.check())
+    return cli.Product(metrics={**loop.metrics(), **ready.metrics()}, checks=checks)
 
 
 def _held_out_loss_fell(history: History) -> CheckRecord:
@@ -68,6 +81,13 @@ class _Speed:
 
     tokens: int = 0
     seconds: float = 0.0
+    first_step: float = 0.0
+
+    def add(self, tokens: int, seconds: float) -> None:
+        """One step more."""
+        self.first_step = self.first_step or seconds
+        self.tokens += tokens
+        self.seconds += seconds
 
     @property
     def rate(self) -> float:
@@ -144,6 +164,7 @@ class Loop:
             "sequences_per_step": self._schedule.rows_per_step,
             "trainable_parameters": sum(parameter.numel() for parameter in self._state.parameters.values()),
             "tokens_per_second": round(self._speed.rate, 1),
+            "first_step_seconds": round(self._speed.first_step, 4),
         }
 
     def _resume(self) -> int:
@@ -160,8 +181,8 @@ class Loop:
         for group in self._state.optimizer.param_groups:
             group["lr"] = rate
         loss, norm = self._update(micro_batches, tokens)
-        self._speed.tokens += self._schedule.rows_per_step * self._recipe.graph.sequence_length
-        self._speed.seconds += time.monotonic() - began
+        tokens_in_step = self._schedule.rows_per_step * self._recipe.graph.sequence_length
+        self._speed.add(tokens_in_step, time.monotonic() - began)
         # Loss and norm stay on the device: reading them here would make a lazy device wait at every step.
         self._pending.append(({"step": step + 1, "learning_rate": rate, "tokens": tokens}, loss, norm))
 

@@ -15,6 +15,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from neuron_ops.backends.adapter import lora_config, set_first_values
+from neuron_ops.backends.torch_compiler import compile_layers
 from neuron_ops.recipe import Recipe
 
 
@@ -53,6 +54,8 @@ class CpuBackend:
         set_first_values(dict(adapted.named_parameters()), recipe.training.seed)
         # Dropout: another stream on each data-parallel rank.
         torch.manual_seed(recipe.training.seed + 1 + self.data_parallel_rank)
+        if graph.torch_compile:
+            compile_layers(adapted, self.device.type)
         prepared: nn.Module = self._accelerator.prepare_model(adapted)
         return prepared
 
