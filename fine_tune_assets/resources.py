@@ -5,7 +5,7 @@ from typing import Any
 
 from dagster import Field, ResourceDefinition
 
-from fine_tune_assets.settings import Settings
+from fine_tune_assets.settings import Deployment, Settings
 from neuron_ops.artifacts import ArtifactStore
 from neuron_ops.raw import RawDatasets
 from neuron_ops.recipe import Recipe
@@ -21,6 +21,8 @@ class FineTuning:
     overrides: dict[str, Any]  # Any: a value of any recipe field
     store: str
     raw: str
+    deployment: Deployment = "local"
+    """Whether this process runs in a pod; no field of the launchpad, as a run cannot choose it."""
 
     def load_recipe(self) -> Recipe:
         """The recipe with the overrides applied; InvalidInput says what is wrong with them."""
@@ -57,5 +59,7 @@ def fine_tuning(settings: Settings) -> ResourceDefinition:
         ),
     }
     return ResourceDefinition(
-        lambda context: FineTuning(**context.resource_config), config_schema=fields, description=FineTuning.__doc__
+        lambda context: FineTuning(**context.resource_config, deployment=settings.deployment),
+        config_schema=fields,
+        description=FineTuning.__doc__,
     )

@@ -4,6 +4,11 @@ environment."""
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, get_args
+
+from neuron_ops.errors import InvalidInput
+
+Deployment = Literal["local", "kubernetes"]
 
 DEFAULT_RECIPE = "tiny_llama_cpu"
 
@@ -20,6 +25,10 @@ class Settings:
     """FINE_TUNE_RAW: folder or s3://bucket/prefix that dataset versions land in."""
     dagster_home: str | None
     """DAGSTER_HOME: where Dagster keeps its instance; None means a temporary one."""
+    deployment: Deployment = "local"
+    """FINE_TUNE_DEPLOYMENT: local, or kubernetes where each step runs in a pod of its own."""
+    pods: str | None = None
+    """FINE_TUNE_PODS: file with the team's settings of these pods; None means their defaults."""
 
 
 def read_settings() -> Settings:
@@ -30,4 +39,14 @@ def read_settings() -> Settings:
         store=store,
         raw=os.environ.get("FINE_TUNE_RAW") or f"{store.rstrip('/')}/raw",
         dagster_home=os.environ.get("DAGSTER_HOME") or None,
+        deployment=_deployment(os.environ.get("FINE_TUNE_DEPLOYMENT") or "local"),
+        pods=os.environ.get("FINE_TUNE_PODS") or None,
     )
+
+
+def _deployment(name: str) -> Deployment:
+    for known in get_args(Deployment):
+        if name == known:
+            deployment: Deployment = known
+            return deployment
+    raise InvalidInput(f"FINE_TUNE_DEPLOYMENT is {name!r}. Set it to one of {', '.join(get_args(Deployment))}.")
