@@ -58,19 +58,18 @@ class Cluster:
         events.sort(key=lambda event: str(event.get("lastTimestamp") or event.get("eventTime") or ""))
         return [f"{event['reason']}: {event['message']}" for event in events]
 
-    def last_lines(self, pod: str, container: str | None = None) -> str:
+    def last_lines(self, pod: str) -> str:
         """The end of a pod's log; empty when nobody has it any more."""
         with _refusals(f"read the log of pod {pod}", self.namespace):
             try:
-                more = {"container": container} if container else {}
-                text = self.core.read_namespaced_pod_log(
-                    pod, self.namespace, tail_lines=LOG_LINES, _request_timeout=TIMEOUT_SECONDS, **more
+                answer = self.core.read_namespaced_pod_log(
+                    pod, self.namespace, tail_lines=LOG_LINES, _preload_content=False, _request_timeout=TIMEOUT_SECONDS
                 )
             except ApiException as error:
-                if error.status in (400, 404):  # the container never started, or the node is gone
+                if error.status in (400, 404):  # the container never started, or the pod is gone
                     return ""
                 raise
-        return str(text).strip()
+        return str(answer.data.decode(errors="replace")).strip()
 
     def delete_job(self, name: str) -> bool:
         """Delete a Job with its pods; False when there is none."""

@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 
 from fine_tune_assets.kubernetes.diagnosis import Ended, Running, State, Waiting
 
-STUCK_SECONDS = 45.0
-"""Grace for what rarely mends by itself: a secret may be a moment late, a registry may stumble once."""
 REPEAT_SECONDS = 300.0
 """After so long an unchanged reason to wait is said again."""
 
@@ -20,6 +18,8 @@ class Patience:
 
     pending_timeout_seconds: float
     max_disruptions: int
+    stuck_seconds: float = 45.0
+    """Grace for what rarely mends by itself: a secret may be a moment late, a registry may stumble once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ class Watch:
             return Verdict(
                 failure=f"it did not run within {limit:g} seconds (pending_timeout_seconds): {state.why}", retry=False
             )
-        if self._stuck_since is not None and now - self._stuck_since >= STUCK_SECONDS:
+        if self._stuck_since is not None and now - self._stuck_since >= self.patience.stuck_seconds:
             return Verdict(failure=f"its pod cannot start: {state.why}", retry=False)
         return self.news(f"Waits: {state.why}.", now)
 

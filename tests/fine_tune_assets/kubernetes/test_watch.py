@@ -1,7 +1,7 @@
 """How long a wait is borne, what is said meanwhile, and when a step has failed."""
 
 from fine_tune_assets.kubernetes.diagnosis import Ended, Running, State, Waiting
-from fine_tune_assets.kubernetes.watch import FINE, REPEAT_SECONDS, STUCK_SECONDS, Patience, Verdict, Watch
+from fine_tune_assets.kubernetes.watch import FINE, REPEAT_SECONDS, Patience, Verdict, Watch
 
 PATIENCE = Patience(pending_timeout_seconds=600, max_disruptions=2)
 RUNS = Running("train-x1", "node-a")
@@ -46,7 +46,7 @@ def test_a_pod_that_never_runs_fails_the_step_for_good() -> None:
 def test_what_rarely_mends_by_itself_fails_the_step_within_a_minute() -> None:
     watch = Watch(PATIENCE)
 
-    verdicts = [_judge(watch, NO_IMAGE, now) for now in (0.0, STUCK_SECONDS - 1, STUCK_SECONDS)]
+    verdicts = [_judge(watch, NO_IMAGE, now) for now in (0.0, PATIENCE.stuck_seconds - 1, PATIENCE.stuck_seconds)]
 
     assert [verdict.failure for verdict in verdicts] == [
         None,
@@ -62,7 +62,7 @@ def test_a_secret_that_comes_late_is_waited_for() -> None:
     _judge(watch, NO_IMAGE, 0.0)
     _judge(watch, Waiting("pod train-x1 is starting"), 30.0)
 
-    assert _judge(watch, NO_IMAGE, STUCK_SECONDS + 1).failure is None
+    assert _judge(watch, NO_IMAGE, PATIENCE.stuck_seconds + 1).failure is None
 
 
 def test_no_patience_runs_out_while_a_queue_holds_the_job_back() -> None:
