@@ -15,7 +15,7 @@ help:
 	@echo "make demo    fine-tune, merge and judge the shipped model on the shipped dataset ($(VERSION))"
 	@echo "make ui      open the Dagster UI on what the demo made: http://localhost:3000"
 	@echo "make test    everything that CI runs: lint, types, all tests"
-	@echo "make check   the same without the slow and the browser tests, for the inner loop"
+	@echo "make check   the same without the slow, browser and cluster tests, for the inner loop"
 	@echo "make clean   remove the environment and everything the demo made"
 
 demo: install
@@ -34,7 +34,7 @@ test: install lint types
 	$(BIN)/pytest -n 2 --dist loadfile
 
 check: install lint types
-	$(BIN)/pytest -n 2 --dist loadfile -m "not slow and not ui"
+	$(BIN)/pytest -n 2 --dist loadfile -m "not slow and not ui and not cluster"
 
 lint:
 	$(BIN)/ruff check .

@@ -1,20 +1,41 @@
-"""A cluster of a test's own, and pods and Jobs to put there."""
+"""A cluster of a test's own, pods and Jobs to put there, and Dagster on it."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.cluster import postgres
 from tests.cluster.cluster import Cluster
+from tests.cluster.deployment import CHECKOUT, Deployment
 from tests.cluster.objects import Object
+from tests.neuron_ops.conftest import bucket, s3_environment, s3_server
+
+__all__ = ["bucket", "s3_environment", "s3_server"]  # fixtures: one S3 server for all tests that want one
 
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[Cluster]:
     """An empty cluster: no node, one namespace. Images called local/… are this Python's environment."""
-    with Cluster(tmp_path / "cluster") as made:
+    with Cluster(tmp_path / "cluster", images={"local/*": CHECKOUT}) as made:
         yield made
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a PostgreSQL server that lives as long as the test session, or its worker."""
+    with postgres.serve(tmp_path_factory.mktemp("postgres")) as url:
+        yield url
+
+
+@pytest.fixture
+def deployment(cluster: Cluster, postgres_server: str, bucket: str, s3_environment: str, tmp_path: Path) -> Deployment:
+    """Dagster on the cluster, with an empty database and an empty bucket for its logs."""
+    environment = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+    environment["CLUSTER_TEST_FOLDER"] = str(tmp_path)
+    return Deployment(cluster, tmp_path / "home", postgres.new_database(postgres_server), bucket, environment)
 
 
 def container(script: str = "", **more: Any) -> Object:
