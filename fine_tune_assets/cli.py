@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fine_tune_assets.pods_cli import janitor, pods
 from fine_tune_assets.settings import read_settings
 from fine_tune_assets.weights_cli import consolidate, merge
 from neuron_ops.artifacts import Artifact, ArtifactStore
@@ -237,6 +238,8 @@ def _summary(evaluation: Artifact, merged: Artifact) -> str:
 
 main.add_command(consolidate)
 main.add_command(merge)
+main.add_command(pods)
+main.add_command(janitor)
 
 
 if __name__ == "__main__":

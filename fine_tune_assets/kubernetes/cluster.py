@@ -9,13 +9,17 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
+from dagster import DagsterInstance
 from kubernetes.client import BatchV1Api, CoreV1Api
 from kubernetes.client.rest import ApiException
 from urllib3.exceptions import HTTPError
 
 from neuron_ops.errors import InvalidInput, OpsError, Unavailable
+
+if TYPE_CHECKING:
+    from dagster_k8s import K8sRunLauncher
 
 RUN_LABEL = "dagster/run-id"
 COMPONENT_LABEL = "app.kubernetes.io/component"
@@ -119,6 +123,12 @@ class Cluster:
             answer = request(self.namespace, _preload_content=False, _request_timeout=TIMEOUT_SECONDS, **selectors)
         items: list[Object] = _json(answer).get("items") or []
         return items
+
+
+def open_cluster(instance: DagsterInstance, namespace: str | None) -> Cluster:
+    """The cluster that the instance launches runs on; making its launcher has told the client how to reach it."""
+    launcher = cast("K8sRunLauncher", instance.run_launcher)
+    return Cluster(BatchV1Api(), CoreV1Api(), namespace or launcher.job_namespace)
 
 
 def unfinished(jobs: Iterable[Object]) -> list[str]:

@@ -23,14 +23,25 @@ WAIT = "trap 'exit 143' TERM; echo started; while true; do sleep 0.05; done"
 PATIENCE = Patience(pending_timeout_seconds=60, max_disruptions=3, stuck_seconds=1.5)
 
 
-def _job(
-    name: str, script: str, *, container: Object | None = None, template: Object | None = None, **spec: Any
+def labelled_job(
+    name: str,
+    script: str,
+    labels: dict[str, str],
+    *,
+    container: Object | None = None,
+    template: Object | None = None,
+    **spec: Any,
 ) -> Object:
+    """A Job as the step handler makes them, with a few lines of shell for a step."""
     body = job(name, script, template=template, **{**REPLACED_WHEN_DISRUPTED, **spec})
-    body["metadata"]["labels"] = LABELS
-    body["spec"]["template"]["metadata"] = {"labels": LABELS}
+    body["metadata"]["labels"] = labels
+    body["spec"]["template"]["metadata"] = {"labels": labels}
     body["spec"]["template"]["spec"]["containers"][0] |= container or {}
     return body
+
+
+def _job(name: str, script: str, **more: Any) -> Object:
+    return labelled_job(name, script, LABELS, **more)
 
 
 @dataclass
