@@ -54,6 +54,18 @@ class Observer:
             return watch.news(f"Waits to see its pod: {error}", self._clock())
         return watch.judge(state, [pod["metadata"]["uid"] for pod in pods], self._clock())
 
+    def conclude(self, job: str, verdict: Verdict) -> str:
+        """The whole story of a failed Job. What may still run of it is deleted: it might start beside the next try."""
+        story = str(verdict.failure)
+        try:
+            if verdict.pod is not None and (lines := self.cluster.last_lines(verdict.pod)):
+                story += f". The last lines of its log:\n{lines}"
+            if self.has_unfinished(job):
+                self.cluster.delete_job(job)
+        except InvalidInput as error:
+            story += f". {error}"  # a missing permission; the failure matters more
+        return story
+
     def has_unfinished(self, job: str) -> bool:
         """Whether the Job is there and may still run a pod."""
         found = self.cluster.job(job)

@@ -22,7 +22,7 @@ from fine_tune_assets.kubernetes.deployment import check_store
 from fine_tune_assets.kubernetes.observer import Observer
 from fine_tune_assets.kubernetes.pod_config import pod_config, refuse_accelerator
 from fine_tune_assets.kubernetes.pods import Pods
-from fine_tune_assets.kubernetes.watch import Patience, Verdict
+from fine_tune_assets.kubernetes.watch import Patience
 from fine_tune_assets.resources import FineTuning
 from neuron_ops.errors import MissingArtifact, OpsError
 from neuron_ops.steps import BY_ARTIFACT, Step
@@ -74,14 +74,14 @@ class PodStepHandler(K8sStepHandler):
         if job in self._failed:
             return CheckStepHealthResult.healthy()
         if (refused := self._refusals.pop(job, None)) is not None:
-            verdict = Verdict(failure=str(refused), retry=refused.retry)
-        else:
-            verdict = self.observer(step_handler_context).verdict(job)
+            return self._fail(step_handler_context, job, str(refused), refused.retry)
+        observer = self.observer(step_handler_context)
+        verdict = observer.verdict(job)
         if verdict.say:
             self._say(step_handler_context, verdict.say)
         if verdict.failure is None:
             return CheckStepHealthResult.healthy()
-        return self._fail(step_handler_context, job, verdict)
+        return self._fail(step_handler_context, job, observer.conclude(job, verdict), verdict.retry)
 
     def terminate_step(self, step_handler_context: StepHandlerContext) -> Iterator[DagsterEvent]:
         """Delete the step's Job with its pods."""
@@ -136,14 +136,9 @@ class PodStepHandler(K8sStepHandler):
         tags = get_user_defined_k8s_config(self._step(context).tags)
         return K8sContainerContext(run_k8s_config=tags).merge(_with(self._per_step_k8s_config.get(step.artifact, {})))
 
-    def _fail(self, context: StepHandlerContext, job: str, verdict: Verdict) -> CheckStepHealthResult:
-        observer, failure = self.observer(context), str(verdict.failure)
-        if verdict.pod is not None and (lines := observer.cluster.last_lines(verdict.pod)):
-            failure = f"{failure}. The last lines of its log:\n{lines}"
-        if observer.has_unfinished(job):
-            observer.cluster.delete_job(job)  # or its pod might yet start, beside the next try
+    def _fail(self, context: StepHandlerContext, job: str, failure: str, retry: bool) -> CheckStepHealthResult:
         self._failed.add(job)
-        if verdict.retry:
+        if retry:
             return CheckStepHealthResult.unhealthy(failure)
         record = SerializableErrorInfo(failure, [], "PodFailure")
         error = StepFailureData(record, user_failure_data=None)  # type: ignore[no-untyped-call]

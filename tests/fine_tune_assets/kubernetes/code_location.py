@@ -27,6 +27,7 @@ from fine_tune_assets.settings import read_settings
 
 FOLDER = Path(os.environ["CLUSTER_TEST_FOLDER"])  # what the test cluster gives to every pod
 NAMES = ("base_model", "tokenized_dataset", "lora_checkpoints", "consolidated_weights", "merged_model", "evaluation")
+BOOKS = "compiled_graph_cache"
 
 
 def starts(name: str) -> int:
@@ -35,7 +36,7 @@ def starts(name: str) -> int:
 
 
 def _wait() -> None:
-    while True:
+    while not FOLDER.joinpath("go-on").exists():
         time.sleep(0.05)
 
 
@@ -71,9 +72,11 @@ def _build(name: str) -> AssetsDefinition:
 
 settings = read_settings()
 definitions = Definitions(
-    assets=[_build(name) for name in NAMES],
-    jobs=[define_asset_job("everything", selection="*")]
-    + [define_asset_job(f"only_{name}", selection=[name]) for name in NAMES],
+    assets=[_build(name) for name in (*NAMES, BOOKS)],
+    jobs=[
+        define_asset_job("everything", selection=list(NAMES)),
+        *(define_asset_job(f"only_{name}", selection=[name]) for name in (*NAMES, BOOKS)),
+    ],
     resources={"fine_tuning": fine_tuning(settings)},
     executor=pod_executor(load_pods(settings.pods)),
 )

@@ -1,16 +1,22 @@
 """Runs on the test cluster whose steps meet what happens every day: what Dagster is told, and what is left behind."""
 
-import time
+import json
+import subprocess
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 from dagster import DagsterEvent, DagsterEventType, DagsterRunStatus
 
+from neuron_ops.artifacts import ArtifactStore
+from neuron_ops.raw import RawDatasets
+from neuron_ops.recipe_file import load_recipe
+from neuron_ops.run import Run
 from tests.cluster.deployment import Deployment, stop
 from tests.cluster.kinds import PODS
 from tests.cluster.objects import Object, dig
 from tests.fine_tune_assets.kubernetes.conftest import Deploy
+from tests.neuron_ops.conftest import publish_files
 
 pytestmark = pytest.mark.cluster
 
@@ -119,9 +125,9 @@ def test_every_everyday_fault_is_named_and_ends_as_it_should(deploy: Deploy) -> 
     assert _living(deployment) == []
 
 
-@pytest.mark.parametrize("monitoring", [{}, RESUMES], ids=["without resume", "with resume"])
-def test_a_cancelled_run_leaves_no_pod(deploy: Deploy, monitoring: dict[str, Any]) -> None:
-    deployment = deploy({}, run_monitoring=monitoring)
+def test_a_cancelled_run_leaves_no_pod_even_where_it_might_be_resumed(deploy: Deploy) -> None:
+    """Dagster forwards no termination to the steps while a run may be resumed."""
+    deployment = deploy({}, run_monitoring=RESUMES)
     _behave(deployment, base_model="wait")
     deployment.cluster.add_node("cpu-1")
     run_id = deployment.launch("only_base_model")
@@ -148,19 +154,43 @@ def test_the_steps_of_a_run_whose_pod_is_gone_go_with_it(deploy: Deploy) -> None
     deployment.cluster.wait_for(lambda: not _living(deployment), "the step's pod to go with it", 30)
 
 
-def test_the_steps_of_a_run_that_may_be_resumed_outlive_its_pod(deploy: Deploy) -> None:
+def test_a_resumed_run_finds_its_steps_still_running(deploy: Deploy) -> None:
     deployment = deploy({}, run_monitoring=RESUMES)
     _behave(deployment, base_model="wait")
     deployment.cluster.add_node("cpu-1")
-    deployment.launch("only_base_model")
+    run_id = deployment.launch("only_base_model")
     _wait_for_start(deployment, "base_model")
     [run_pod] = deployment.cluster.pods("app.kubernetes.io/component=run_worker")
 
     deployment.cluster.delete(PODS, run_pod, grace_seconds=5)
     deployment.cluster.wait_for(lambda: _is_gone(deployment, run_pod), "the run's pod to end", 30)
-    time.sleep(1.0)
+    with deployment.instance() as instance:
+        instance.resume_run(run_id, None, 1)  # type: ignore[arg-type]  # K8sRunLauncher looks at no workspace
+    deployment.cluster.wait_for(lambda: _resumed(deployment, run_id), "the new run pod to look at the step", 60)
+    deployment.home.parent.joinpath("go-on").touch()
 
-    assert len(_living(deployment)) == 1
+    assert deployment.wait_for_end(run_id, 40).status == DagsterRunStatus.SUCCESS
+    assert _starts(deployment, "base_model") == 1
+
+
+def test_the_runs_own_recipe_decides_and_a_finished_artifact_books_nothing(deploy: Deploy, bucket: str) -> None:
+    deployment = deploy({})
+    _behave(deployment, compiled_graph_cache="finish")
+    deployment.cluster.add_node("cpu-1")
+
+    command = _execute(deployment, "compiled_graph_cache", recipe="llama3_8b_lora_trn1")
+    deployment.cluster.wait_for(lambda: deployment.cluster.pods("dagster/op=compiled_graph_cache"), "the pod", 60)
+    first = _pod_of(deployment, "compiled_graph_cache")
+    stop(command)
+    _publish_graphs(f"s3://{bucket}/store")
+    output, _ = _execute(deployment, "compiled_graph_cache", recipe="llama3_8b_lora_trn1").communicate(timeout=60)
+    second = _pod_of(deployment, "compiled_graph_cache")
+
+    assert first["spec"]["containers"][0]["resources"]["limits"]["aws.amazon.com/neuron"] == "16"
+    assert first["spec"]["nodeSelector"] == {"node.kubernetes.io/instance-type": "trn1.32xlarge"}
+    assert deployment.runs()[0].status == DagsterRunStatus.SUCCESS, output
+    assert "aws.amazon.com/neuron" not in second["spec"]["containers"][0]["resources"]["limits"]
+    assert not second["spec"].get("nodeSelector")
 
 
 def test_an_interrupted_command_takes_its_pods_with_it(deploy: Deploy) -> None:
@@ -187,6 +217,26 @@ def test_a_refused_job_fails_its_step_in_one_sentence(deploy: Deploy) -> None:
     assert "Kubernetes does not let this run create job" in story.error("base_model")
     assert "Give its service account the verb" in story.error("base_model")
     assert story.ends("base_model") == ["STEP_FAILURE"]
+
+
+def _execute(deployment: Deployment, asset: str, **fields: str) -> "subprocess.Popen[str]":
+    """Run one asset with fields of the fine_tuning resource."""
+    config = json.dumps({"resources": {"fine_tuning": {"config": fields}}})
+    file = deployment.home.parent / "config.yaml"
+    file.write_text(config)
+    return deployment.start("job", "execute", "-m", deployment.module, "-j", f"only_{asset}", "-c", str(file))
+
+
+def _publish_graphs(store: str) -> None:
+    """Compiled graphs of the recipe as if a run had made them, and the base model that they belong to."""
+    run = Run(load_recipe("llama3_8b_lora_trn1"), ArtifactStore(store), RawDatasets(store))
+    publish_files(run.store, run.plan("base_model").address, {"config.json": b"{}"})
+    publish_files(run.store, run.plan("compiled_graph_cache").address, {"graphs.json": b"{}"})
+
+
+def _resumed(deployment: Deployment, run_id: str) -> bool:
+    said = Story(deployment, run_id).said("base_model")
+    return any("Checking on status of in-progress step" in text for text in said)
 
 
 def _is_gone(deployment: Deployment, pod: Object) -> bool:
