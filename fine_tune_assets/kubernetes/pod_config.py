@@ -14,6 +14,8 @@ from neuron_ops.steps import Step
 
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 SCRATCH = "/scratch"
+# The run launcher's volumes come to step pods too; a name of theirs would make the pod invalid.
+SCRATCH_VOLUME, SHARED_MEMORY_VOLUME = "step-scratch", "step-shared-memory"
 # A step has 20 seconds to end its processes (neuron_ops/launch.py); then Dagster writes down what became of it.
 GRACE_SECONDS = 60
 
@@ -40,16 +42,21 @@ def pod_config(step: Step, recipe: Recipe, pods: Pods, *, finished: bool = False
     Raises:
         InvalidInput: the recipe's hardware names no known machine.
     """
+    waits = _waits_for_other_pods(step, recipe) and not finished
     books = booking(recipe.hardware) if step.needs_accelerator and not finished else NOTHING
     settings = pods.default if finished else pods.settings(step.artifact, for_hardware=step.needs_accelerator)
-    if _waits_for_other_pods(step, recipe):
-        # The nodes' own pods book the machines; this one creates them, follows their logs and waits.
-        books, settings = NOTHING, PodSettings(cpu=pods.default.cpu, memory=pods.default.memory).over(settings)
     labels = {QUEUE_LABEL: settings.queue} if settings.queue else {}
+    if waits:
+        # The nodes' own pods book the machines; this one creates them, follows their logs and waits. They copy its
+        # labels, and the queue is theirs to wait in: it would be absurd to queue twice for one training.
+        books = Booking(taint=books.taint if settings.node_selector else None)
+        settings = PodSettings(cpu=pods.default.cpu, memory=pods.default.memory).over(settings)
     return {
         "container_config": _container(settings, books),
-        "pod_spec_config": _pod_spec(settings, books, pods.user),
-        "job_metadata": {"labels": labels} if labels else {},
+        # A step has no business with the Kubernetes API unless it creates pods itself.
+        "pod_spec_config": {"automountServiceAccountToken": waits} | _pod_spec(settings, books, pods.user),
+        "pod_template_spec_metadata": {"labels": labels} if waits and labels else {},
+        "job_metadata": {"labels": labels} if labels and not waits else {},
         "job_spec_config": REPLACED_WHEN_DISRUPTED
         | ({"activeDeadlineSeconds": 60 * settings.deadline_minutes} if settings.deadline_minutes else {}),
     }
@@ -88,8 +95,8 @@ def _container(settings: PodSettings, books: Booking) -> Config:
                 {"name": volume.claim, "mountPath": volume.mount, "readOnly": volume.read_only}
                 for volume in settings.volumes or ()
             ),
-            *([{"name": "scratch", "mountPath": SCRATCH}] if settings.scratch else []),
-            *([{"name": "shared-memory", "mountPath": "/dev/shm"}] if settings.shared_memory else []),
+            *([{"name": SCRATCH_VOLUME, "mountPath": SCRATCH}] if settings.scratch else []),
+            *([{"name": SHARED_MEMORY_VOLUME, "mountPath": "/dev/shm"}] if settings.shared_memory else []),
         ],
         "env": [{"name": "TMPDIR", "value": SCRATCH}] if settings.scratch else [],
     }
@@ -117,9 +124,9 @@ def _volumes(settings: PodSettings) -> list[Config]:
     claims = {volume.claim: volume for volume in settings.volumes or ()}
     return [
         *({"name": claim, "persistentVolumeClaim": {"claimName": claim}} for claim in claims),
-        *([{"name": "scratch", "emptyDir": {"sizeLimit": settings.scratch}}] if settings.scratch else []),
+        *([{"name": SCRATCH_VOLUME, "emptyDir": {"sizeLimit": settings.scratch}}] if settings.scratch else []),
         *(
-            [{"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": settings.shared_memory}}]
+            [{"name": SHARED_MEMORY_VOLUME, "emptyDir": {"medium": "Memory", "sizeLimit": settings.shared_memory}}]
             if settings.shared_memory
             else []
         ),

@@ -81,13 +81,13 @@ def test_a_pod_sees_its_volumes_its_scratch_and_its_shared_memory() -> None:
 
     assert config["pod_spec_config"]["volumes"] == [
         {"name": "fsx", "persistentVolumeClaim": {"claimName": "fsx"}},
-        {"name": "scratch", "emptyDir": {"sizeLimit": "50Gi"}},
-        {"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": "64Gi"}},
+        {"name": "step-scratch", "emptyDir": {"sizeLimit": "50Gi"}},
+        {"name": "step-shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": "64Gi"}},
     ]
     assert config["container_config"]["volumeMounts"] == [
         {"name": "fsx", "mountPath": "/fsx", "readOnly": False},
-        {"name": "scratch", "mountPath": "/scratch"},
-        {"name": "shared-memory", "mountPath": "/dev/shm"},
+        {"name": "step-scratch", "mountPath": "/scratch"},
+        {"name": "step-shared-memory", "mountPath": "/dev/shm"},
     ]
     assert config["container_config"]["env"] == [{"name": "TMPDIR", "value": "/scratch"}]
 
@@ -117,6 +117,11 @@ def test_the_pod_that_waits_for_several_nodes_books_none_of_them() -> None:
 
     assert _limits(train) == {"cpu": "2", "memory": "8Gi", "ephemeral-storage": "50Gi"}
     assert train["container_config"]["image"] == "neuron:1"
+    # It may run where its nodes' pods may, for they copy its node selector; they wait in the queue, it does not.
+    assert "node.kubernetes.io/instance-type" not in train["pod_spec_config"]["nodeSelector"]
+    assert {"key": "aws.amazon.com/neuron", "operator": "Exists"} in train["pod_spec_config"]["tolerations"]
+    assert train["pod_template_spec_metadata"]["labels"] == {"kueue.x-k8s.io/queue-name": "trainium"}
+    assert train["job_metadata"] == {}
     assert _limits(compile_)["aws.amazon.com/neuron"] == "16"
     assert _limits(compile_)["vpc.amazonaws.com/efa"] == "8"
 
@@ -160,6 +165,12 @@ def test_every_pod_is_one_that_pod_security_restricted_admits(step: Any) -> None
         "allowPrivilegeEscalation": False,
         "capabilities": {"drop": ["ALL"]},
     }
+
+
+def test_only_the_step_that_creates_pods_gets_a_token_for_the_api() -> None:
+    alone, several = (pod_config(TRAIN, _recipe(nodes=nodes), PODS)["pod_spec_config"] for nodes in (1, 2))
+
+    assert (alone["automountServiceAccountToken"], several["automountServiceAccountToken"]) == (False, True)
 
 
 def test_only_a_disrupted_pod_is_replaced_by_kubernetes() -> None:
