@@ -7,6 +7,8 @@ import pytest
 from fine_tune_assets.kubernetes.pods import Pods, PodSettings, load_pods
 from neuron_ops.errors import InvalidInput
 
+ROOT = Path(__file__).parents[3]
+
 
 def _file(folder: Path, text: str) -> str:
     path = folder / "pods.yaml"
@@ -40,6 +42,12 @@ def test_a_more_specific_setting_wins_and_the_rest_is_inherited(tmp_path: Path) 
 
     assert (training.image, training.memory, training.cpu, training.deadline_minutes) == ("neuron", "400Gi", "2", 600)
     assert (merged.image, merged.memory, merged.service_account) == ("slim", "64Gi", "steps")
+
+
+def test_the_example_is_one_that_works() -> None:
+    pods = load_pods(str(ROOT / "docs" / "pods.example.yaml"))
+
+    assert pods.settings("lora_checkpoints", for_hardware=True).deadline_minutes == 1440
 
 
 def test_a_list_of_volumes_replaces_the_more_general_one() -> None:
