@@ -54,6 +54,8 @@ class Waiting:
     """Whether waiting longer is unlikely to help."""
     held: bool = False
     """Whether a queue holds the Job back on purpose; no patience runs out meanwhile."""
+    lost: bool = False
+    """Whether the pod that there was is not coming back; another one may fare better."""
     events_of: str | None = None
     """Uid of the object whose events may say more than its status does."""
 
@@ -128,10 +130,10 @@ def _waiting(job: Object, pods: Sequence[Object]) -> Waiting:
     alive = [pod for pod in pods if pod["status"].get("phase") not in ("Failed", "Succeeded")]
     if not alive:
         why = f"its pod was taken away{_last_words(pods)}" if pods else "its Job has no pod yet"
-        return Waiting(why, events_of=job["metadata"]["uid"])
+        return Waiting(why, lost=bool(pods), events_of=job["metadata"]["uid"])
     pod = alive[-1]
     if pod["metadata"].get("deletionTimestamp"):
-        return Waiting(f"pod {_name(pod)} is being ended{_last_words([pod])}")
+        return Waiting(f"pod {_name(pod)} is being ended{_last_words([pod])}", lost=True)
     if (gates := pod["spec"].get("schedulingGates")) is not None and gates:
         return Waiting(f"pod {_name(pod)} is held back by {gates[0]['name']}", held=True)
     scheduled = _condition(pod, "PodScheduled", status="False")

@@ -80,12 +80,14 @@ class Watch:
             return self.news(f"Waits: {state.why}.", now)
         if self._waits_since is None:
             self._waits_since = now
-        self._stuck_since = None if not state.stuck else now if self._stuck_since is None else self._stuck_since
+        if not state.stuck:
+            self._stuck_since = None
+        elif self._stuck_since is None:
+            self._stuck_since = now
         waited, limit = now - self._waits_since, self.patience.pending_timeout_seconds
         if waited >= limit:
-            return Verdict(
-                failure=f"it did not run within {limit:g} seconds (pending_timeout_seconds): {state.why}", retry=False
-            )
+            failure = f"it did not run within {limit:g} seconds (pending_timeout_seconds): {state.why}"
+            return Verdict(failure=failure, retry=state.lost)
         if self._stuck_since is not None and now - self._stuck_since >= self.patience.stuck_seconds:
             return Verdict(failure=f"its pod cannot start: {state.why}", retry=False)
         return self.news(f"Waits: {state.why}.", now)

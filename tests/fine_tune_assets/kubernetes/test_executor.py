@@ -6,9 +6,21 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from dagster import DagsterEvent, DagsterEventType, DagsterRunStatus
+from dagster import (
+    DagsterEvent,
+    DagsterEventType,
+    DagsterInstance,
+    DagsterRunStatus,
+    Executor,
+    InitExecutorContext,
+    job,
+)
+from dagster._core.definitions.job_base import InMemoryJob
 
+from fine_tune_assets.kubernetes.executor import pod_executor
+from fine_tune_assets.kubernetes.pods import Pods
 from neuron_ops.artifacts import ArtifactStore
+from neuron_ops.errors import InvalidInput
 from neuron_ops.raw import RawDatasets
 from neuron_ops.recipe_file import load_recipe
 from neuron_ops.run import Run
@@ -237,6 +249,65 @@ def _publish_graphs(store: str) -> None:
 def _resumed(deployment: Deployment, run_id: str) -> bool:
     said = Story(deployment, run_id).said("base_model")
     return any("Checking on status of in-progress step" in text for text in said)
+
+
+def test_a_recipe_that_does_not_exist_fails_the_step_before_there_is_a_pod(deploy: Deploy) -> None:
+    deployment = deploy({})
+
+    _execute(deployment, "base_model", recipe="nope").communicate(timeout=60)
+
+    story = Story(deployment, deployment.runs()[0].run_id)
+    assert "'nope'" in story.error("base_model")
+    assert story.ends("base_model") == ["STEP_FAILURE"]
+    assert deployment.cluster.jobs() == []
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"jobb_image": "x"}, 'unexpected config entry "jobb_image"'),
+        (
+            {"per_step_k8s_config": {"lora_checkpoint": {}}},
+            "names 'lora_checkpoint', which is no asset. There are base",
+        ),
+    ],
+)
+def test_a_wrong_executor_configuration_is_one_clear_error(deploy: Deploy, config: dict[str, Any], said: str) -> None:
+    with deploy({}).instance() as instance, pytest.raises(InvalidInput) as error:
+        _executor(instance, config)
+
+    assert said in str(error.value)
+
+
+def test_the_executor_takes_what_the_stock_one_takes(deploy: Deploy) -> None:
+    config = {
+        "max_concurrent": 2,
+        "job_image": "other:1",
+        "env_vars": ["A=1"],
+        "step_k8s_config": {"pod_spec_config": {"dns_policy": "Default"}},
+        "per_step_k8s_config": {"merged_model": {"container_config": {"image": "third:1"}}},
+        "retries": {"disabled": {}},
+        "pending_timeout_seconds": 7,
+    }
+
+    with deploy({}).instance() as instance:
+        made = _executor(instance, config)
+
+    assert made.retries.disabled
+
+
+@job
+def nothing() -> None:
+    """A job for an executor to belong to."""
+
+
+def _executor(instance: DagsterInstance, config: dict[str, Any]) -> Executor:
+    """The executor as a run of a job makes it."""
+    definition = pod_executor(Pods())
+    own = {"pending_timeout_seconds": 1, "check_interval_seconds": 1, "max_disruptions": 1}
+    create = definition.executor_creation_fn
+    assert create is not None
+    return create(InitExecutorContext(InMemoryJob(nothing), definition, own | config, instance))
 
 
 def _is_gone(deployment: Deployment, pod: Object) -> bool:
