@@ -160,7 +160,11 @@ def python(code: str, *arguments: object) -> list[str]:
 OURS = {"OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
 
 
-def compare(programs: Mapping[str, tuple[list[str], Mapping[str, str] | None]], out: Path, runs: int) -> None:
+Programs = dict[str, tuple[list[str], Mapping[str, str] | None]]
+"""By name: a command and what its environment has besides ours."""
+
+
+def compare(programs: Programs, out: Path, runs: int) -> None:
     """Run all programs in turn, `runs` times, and print medians and their ratio to the first.
 
     Each is preceded by an unmeasured run of the first. A virtual machine gives memory that lies idle for seconds back

@@ -5,27 +5,24 @@ Each command imports what it needs when it runs: `fine-tune --help` answers with
 
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from fine_tune_assets.plan_cli import plan
 from fine_tune_assets.pods_cli import janitor, pods
+from fine_tune_assets.recipe_options import chosen_recipe, chosen_run, with_recipe
 from fine_tune_assets.settings import read_settings
 from fine_tune_assets.weights_cli import consolidate, merge
-from neuron_ops.artifacts import Artifact, ArtifactStore
-from neuron_ops.errors import InvalidInput, MissingArtifact, OpsError
-from neuron_ops.raw import RawDatasets, check_version
+from neuron_ops.artifacts import Artifact
+from neuron_ops.errors import InvalidInput, OpsError
+from neuron_ops.raw import RawDatasets
 from neuron_ops.recipe import Recipe, package_path
-from neuron_ops.recipe_file import load_recipe, parse_overrides, shipped_recipes
-from neuron_ops.run import Run
-from neuron_ops.steps import STEPS
+from neuron_ops.recipe_file import shipped_recipes
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance
-
-Command = Callable[..., None]
 
 
 class _Group(click.Group):
@@ -42,23 +39,6 @@ class _Group(click.Group):
 @click.group(cls=_Group)
 def main() -> None:
     """Fine-tune Llama with LoRA as Dagster assets: partitions, datasets, recipes, plans and reports."""
-
-
-def _with_recipe(command: Command) -> Command:
-    """--recipe and --set, for commands that need a recipe."""
-    command = click.option("--set", "pairs", multiple=True, metavar="FIELD=VALUE", help="Override a recipe field.")(
-        command
-    )
-    return click.option("--recipe", help="Name or file (default: FINE_TUNE_RECIPE, else tiny_llama_cpu).")(command)
-
-
-def _recipe(name: str | None, pairs: tuple[str, ...]) -> Recipe:
-    return load_recipe(name or read_settings().recipe, parse_overrides(list(pairs)))
-
-
-def _run(recipe: str | None, pairs: tuple[str, ...], version: str) -> Run:
-    settings = read_settings()
-    return Run(_recipe(recipe, pairs), ArtifactStore(settings.store), RawDatasets(settings.raw), check_version(version))
 
 
 def _instance() -> "DagsterInstance":
@@ -180,12 +160,12 @@ def recipe_list() -> None:
 
 
 @recipe.command("show")
-@_with_recipe
+@with_recipe
 def recipe_show(recipe: str | None, pairs: tuple[str, ...]) -> None:
     """A recipe with every default spelled out and the overrides applied, as YAML."""
     import yaml
 
-    click.echo(yaml.safe_dump(_recipe(recipe, pairs).model_dump(mode="json"), sort_keys=False).rstrip())
+    click.echo(yaml.safe_dump(chosen_recipe(recipe, pairs).model_dump(mode="json"), sort_keys=False).rstrip())
 
 
 @recipe.command("schema")
@@ -196,26 +176,10 @@ def recipe_schema() -> None:
 
 @main.command()
 @click.argument("version")
-@_with_recipe
-def plan(version: str, recipe: str | None, pairs: tuple[str, ...]) -> None:
-    """What materializing dataset version VERSION would make, and what is finished already. Starts nothing."""
-    run = _run(recipe, pairs, version)
-    run.raw.digest(version)  # a version that has not landed is a mistake, no plan
-    for step in STEPS:
-        try:
-            found = run.find(step.artifact)
-            address = str(run.plan(step.artifact).address)
-        except MissingArtifact:
-            found, address = None, "(address known once its inputs are finished)"
-        click.echo(f"{'finished' if found else 'to make':<9} {step.artifact:<21} {address}")
-
-
-@main.command()
-@click.argument("version")
-@_with_recipe
+@with_recipe
 def report(version: str, recipe: str | None, pairs: tuple[str, ...]) -> None:
     """The verdict on the model that was fine-tuned on dataset version VERSION."""
-    run = _run(recipe, pairs, version)
+    run = chosen_run(recipe, pairs, version)
     run.raw.digest(version)
     evaluation, merged = run.require("evaluation"), run.require("merged_model")
     click.echo(_summary(evaluation, merged))
@@ -236,6 +200,7 @@ def _summary(evaluation: Artifact, merged: Artifact) -> str:
     )
 
 
+main.add_command(plan)
 main.add_command(consolidate)
 main.add_command(merge)
 main.add_command(pods)

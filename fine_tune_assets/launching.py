@@ -18,6 +18,7 @@ from dagster._core.errors import DagsterUserCodeProcessError
 from dagster_shared.error import SerializableErrorInfo
 from dagster_shared.utils.warnings import PreviewWarning
 
+from fine_tune_assets.go_or_no_go import stop_unless_go
 from fine_tune_assets.interruption import interrupted
 from fine_tune_assets.resources import FineTuning
 from neuron_ops.artifacts import Artifact
@@ -58,6 +59,8 @@ def ensure(context: AssetExecutionContext, step: Step, fine_tuning: FineTuning) 
             run.store.sweep(found)
             context.log.info(f"{address} is finished already: reused")
             return found, True
+        if step.needs_accelerator:
+            stop_unless_go(context, step, run)
         _launch(context, step, run)
         return run.store.require(address), False
 

@@ -2,16 +2,15 @@
 
 import click
 
+from fine_tune_assets.recipe_options import chosen_recipe, with_recipe
 from fine_tune_assets.settings import read_settings
 from neuron_ops.errors import InvalidInput
-from neuron_ops.recipe_file import load_recipe, parse_overrides
 from neuron_ops.steps import BY_ARTIFACT, STEPS
 
 
 @click.command()
 @click.argument("asset", required=False)
-@click.option("--recipe", help="Name or file (default: FINE_TUNE_RECIPE, else tiny_llama_cpu).")
-@click.option("--set", "pairs", multiple=True, metavar="FIELD=VALUE", help="Override a recipe field.")
+@with_recipe
 @click.option("--finished", is_flag=True, help="The pod that only finds its artifact there.")
 def pods(asset: str | None, recipe: str | None, pairs: tuple[str, ...], finished: bool) -> None:
     """Print the pod of ASSET, or of every asset, as YAML for dagster_k8s. Needs no cluster.
@@ -29,7 +28,7 @@ def pods(asset: str | None, recipe: str | None, pairs: tuple[str, ...], finished
     settings = read_settings()
     team = load_pods(settings.pods)
     check_settings(settings, team)
-    chosen = load_recipe(recipe or settings.recipe, parse_overrides(list(pairs)))
+    chosen = chosen_recipe(recipe, pairs)
     steps = [BY_ARTIFACT[asset]] if asset else STEPS
     configs = {step.artifact: pod_config(step, chosen, team, finished=finished) for step in steps}
     click.echo(yaml.dump(configs, Dumper=_plain_dumper(), sort_keys=False).rstrip())

@@ -50,3 +50,12 @@ def _deployment(name: str) -> Deployment:
             deployment: Deployment = known
             return deployment
     raise InvalidInput(f"FINE_TUNE_DEPLOYMENT is {name!r}. Set it to one of {', '.join(get_args(Deployment))}.")
+
+
+def has_hub_token() -> bool:
+    """Whether the hub's client would find a token here: in its variables, or where `hf auth login` puts it."""
+    if os.environ.get("HF_TOKEN") or os.environ.get("HUGGING_FACE_HUB_TOKEN"):
+        return True
+    caches = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    home = os.environ.get("HF_HOME") or f"{caches}/huggingface"
+    return Path(os.environ.get("HF_TOKEN_PATH") or f"{home}/token").is_file()

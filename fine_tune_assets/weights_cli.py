@@ -76,6 +76,7 @@ def merge(base: Path, out: Path, adapters: tuple[str, ...], dry_run: bool) -> No
     _keep_blas_single()
     from neuron_ops.errors import InvalidInput
     from neuron_ops.weights.lora import read_adapter_config
+    from neuron_ops.weights.merge_card import write_merge_card
     from neuron_ops.weights.merge_proof import verify_merge
     from neuron_ops.weights.merging import merge_adapters
 
@@ -100,6 +101,8 @@ def merge(base: Path, out: Path, adapters: tuple[str, ...], dry_run: bool) -> No
             f"proven: {proof.num_changed} tensors differ from the base and {proof.bytes_equal_to_base:,} bytes "
             f"equal it; largest rounding error {report.max_abs_error:.3g}"
         )
+        write_merge_card(base, weighted, report, out)
+        click.echo(f"model card: {out / 'README.md'}")
 
 
 def _keep_blas_single() -> None:

@@ -4,7 +4,6 @@ The model is never loaded and never saved again: a copy that went through a libr
 or its template without a word. What a model folder must hold to be one belongs here.
 """
 
-import json
 import logging
 import math
 import shutil
@@ -18,6 +17,7 @@ from neuron_ops import cli
 from neuron_ops.artifacts import Scalar
 from neuron_ops.errors import CorruptArtifact, InvalidInput, MissingArtifact, Unavailable
 from neuron_ops.files import open_files
+from neuron_ops.model_config import parse_config
 from neuron_ops.recipe import BaseModelSection, package_path
 from neuron_ops.run import Run
 from neuron_ops.weights.safetensors_io import read_model_folder
@@ -75,21 +75,7 @@ def inspect(folder: Path) -> dict[str, Scalar]:
 
 def _read_config(folder: Path) -> dict[str, Any]:  # Any: whatever a published config holds
     path = folder / "config.json"
-    if not path.is_file():
-        raise InvalidInput(
-            f"{folder} has no config.json, so it is no Hugging Face model folder. Check base_model.path."
-        )
-    try:
-        config = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise CorruptArtifact(f"{path} is not JSON ({error}). Fetch the model again.") from None
-    architectures = config.get("architectures") if isinstance(config, dict) else None
-    if architectures != ["LlamaForCausalLM"]:
-        raise InvalidInput(
-            f"{path}: architectures is {architectures!r}, but only ['LlamaForCausalLM'] is supported. "
-            "Choose a Llama-architecture model."
-        )
-    return dict(config)
+    return parse_config(path.read_bytes() if path.is_file() else None, str(folder))
 
 
 def _download(section: BaseModelSection, out: Path) -> None:

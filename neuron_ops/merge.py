@@ -48,8 +48,7 @@ def _merge(run: Run, adapter: Path, out: Path) -> tuple[MergeReport, MergeProof,
         from neuron_ops.merge_in_s3 import merge_in_s3  # thread pools and more: only who stores in S3 pays it
 
         return merge_in_s3(files, base, adapters, out, f"{run.plan('merged_model').address}/{out.name}")
-    # Merging hashes every byte of the base as it copies it, so the base's own digests are compared by the proof.
-    with base.local(verify=False) as folder:
+    with base.local() as folder:
         report = merge_adapters(folder, adapters, out)
         return report, verify_merge(folder, out, report, reread_base=True), ()
 

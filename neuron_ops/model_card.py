@@ -1,9 +1,12 @@
 """The README.md of a merged model: where it comes from, and what it was measured at.
 
-The same inputs give the same bytes: nothing here tells the time or the machine.
+The same inputs give the same bytes: nothing here tells the time or the machine. What a merge by hand knows of its
+lineage belongs to weights/merge_card.py.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -12,32 +15,72 @@ from neuron_ops.recipe import Recipe
 from neuron_ops.run import Run
 from neuron_ops.steps import RAW_DATASET
 
+CARD = "README.md"
+# Fields of the Hub's front matter that stay true of a model that was made from another.
+INHERITED = ("license", "license_name", "license_link", "language")
+
 
 def write_model_card(run: Run, folder: Path) -> None:
     """Write README.md with the Hub's front matter and the model's lineage."""
-    (folder / "README.md").write_text(f"---\n{_front_matter(run)}---\n\n{_text(run)}", encoding="utf-8")
+    recipe, base = run.recipe, run.require("base_model")
+    settings = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
+    write_card(
+        folder,
+        title=f"{recipe.base_model.id.rsplit('/', 1)[-1]} fine-tuned on {run.version}",
+        base_models=[recipe.base_model.id],
+        inherited=inherited_fields(base.read(CARD) if base.has(CARD) else b""),
+        rows=_lineage(run),
+        more=f"\n## Recipe\n\n```yaml\n{settings}```\n",
+    )
 
 
-def _front_matter(run: Run) -> str:
+def write_card(
+    folder: Path,
+    *,
+    title: str,
+    base_models: Sequence[str],
+    inherited: dict[str, Any],  # Any: YAML of the base's card
+    rows: Sequence[tuple[str, str]],
+    more: str = "",
+) -> None:
+    """Write the card of any merged model; `rows` are its lineage."""
+    named = {"base_model": base_models[0] if len(base_models) == 1 else list(base_models)} if base_models else {}
     fields = {
-        "base_model": run.recipe.base_model.id,
-        "base_model_relation": "finetune",
+        **inherited,
+        **named,
+        **({"base_model_relation": "finetune"} if named else {}),
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
         "tags": ["lora", "merged"],
     }
-    return str(yaml.safe_dump(fields, sort_keys=False))
+    table = "\n".join(f"| {name} | {value} |" for name, value in rows)
+    (folder / CARD).write_text(
+        f"---\n{yaml.safe_dump(fields, sort_keys=False)}---\n\n# {title}\n\n"
+        "The adapter is merged into the base's weights; tokenizer, template and every untouched weight are the base's, "
+        f"byte for byte. The base model's licence applies.\n\n| | |\n|---|---|\n{table}\n{more}",
+        encoding="utf-8",
+    )
 
 
-def _text(run: Run) -> str:
+def inherited_fields(card: bytes) -> dict[str, Any]:  # Any: YAML of the base's card
+    """Licence and language from the front matter of the base's card; nothing where it has none that can be read."""
+    start, _, rest = card.decode("utf-8", "replace").partition("---\n")
+    front, closed, _ = rest.partition("\n---")
+    try:
+        fields = yaml.safe_load(front) if closed and not start.strip() else None
+    except yaml.YAMLError:
+        return {}
+    return {name: fields[name] for name in INHERITED if name in fields} if isinstance(fields, dict) else {}
+
+
+def _lineage(run: Run) -> list[tuple[str, str]]:
     recipe = run.recipe
     data = run.require("tokenized_dataset").manifest
     adapter = run.require("consolidated_weights").manifest
-    base = run.require("base_model").manifest
     lora = recipe.graph.lora
     toolchain = ", ".join(f"{name} {version}" for name, version in sorted(adapter.toolchain.items()))
-    rows = [
-        ("base model", f"{recipe.base_model.id}, {_version_of_base(recipe, base)}"),
+    return [
+        ("base model", f"{recipe.base_model.id}, {_version_of_base(recipe, run.require('base_model').manifest)}"),
         ("dataset version", f"{run.version}, digest {data.inputs[RAW_DATASET].digest}"),
         (
             "training rows",
@@ -50,14 +93,6 @@ def _text(run: Run) -> str:
         ),
         ("tools", toolchain),
     ]
-    table = "\n".join(f"| {name} | {value} |" for name, value in rows)
-    settings = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
-    return (
-        f"# {recipe.base_model.id.rsplit('/', 1)[-1]} fine-tuned on {run.version}\n\n"
-        "The adapter is merged into the base's weights; tokenizer, template and every untouched weight are the base's, "
-        "byte for byte. The base model's licence applies.\n\n"
-        f"| | |\n|---|---|\n{table}\n\n## Recipe\n\n```yaml\n{settings}```\n"
-    )
 
 
 def _version_of_base(recipe: Recipe, base: Manifest) -> str:

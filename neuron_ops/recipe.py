@@ -190,6 +190,8 @@ class HardwareSection(Section):
     """What several nodes are on Kubernetes: an Indexed Job, or a Kubeflow PyTorchJob where its operator runs."""
     max_restarts: Annotated[int, Field(ge=0, le=20)] = 3
     """How often a training on several nodes starts again from its last checkpoint before it fails."""
+    usd_per_hour: Annotated[float, Field(ge=0.0)] | None = None
+    """What one node costs, for `fine-tune plan` alone; null: the instance type's published on-demand price."""
 
 
 class EvaluationSection(Section):

@@ -54,7 +54,9 @@ def parse_value(text: str) -> object:
     try:
         return _parse_yaml(text)
     except (yaml.YAMLError, ValueError) as error:
-        raise InvalidInput(f"{text!r} is not a YAML value ({error}). Quote it or write it as in a recipe.") from None
+        # Of YAML's own words only what it found wrong: the rest is positions in a text that stands here anyway.
+        problem = getattr(error, "problem", None) or str(error)
+        raise InvalidInput(f"{text!r} is not a YAML value ({problem}). Quote it or write it as in a recipe.") from None
 
 
 def parse_overrides(pairs: list[str]) -> dict[str, object]:

@@ -4,10 +4,13 @@ Addresses are derived, never passed: the orchestrator, a step and a person's com
 the same recipe, store and dataset version. What the artifacts hold belongs to the steps.
 """
 
+import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from neuron_ops.artifacts import Address, Artifact, ArtifactStore, InputRecord, explain_difference, fingerprint
+from neuron_ops.backends import refuse_model
 from neuron_ops.errors import InvalidInput, MissingArtifact
 from neuron_ops.files import open_files
 from neuron_ops.raw import RawDatasets
@@ -77,8 +80,11 @@ class Run:
 
     def require_before(self, artifact: str) -> Plan:
         """The plan of an artifact that is about to be made: also what it only waits for must be finished."""
-        for name in BY_ARTIFACT[artifact].waits_for:
+        step = BY_ARTIFACT[artifact]
+        for name in step.waits_for:
             self.require(name)
+        if step.needs_accelerator:
+            refuse_model(self.recipe, json.loads(self.require("base_model").read("config.json")))
         return self.plan(artifact)
 
     @property
@@ -92,15 +98,19 @@ class Run:
 
     def explain(self, artifact: str) -> list[str]:
         """How what the artifact reads now differs from the finished artifacts of this dataset version."""
+        return [f"{address}: {', '.join(changes) or 'the same'}" for address, changes in self._differences(artifact)]
+
+    def nearest(self, artifact: str) -> tuple[Address, list[str]] | None:
+        """The finished artifact that differs in the fewest fields from what is to be made, and these fields."""
+        return min(self._differences(artifact), key=lambda other: len(other[1]), default=None)
+
+    def _differences(self, artifact: str) -> Iterator[tuple[Address, list[str]]]:
         plan = self.plan(artifact)
         folder = plan.address.dataset_version or ""
-        names = self.store.files.children(f"{artifact}/{folder}".rstrip("/"))
-        others = (self.store.find(Address(artifact, name, plan.address.dataset_version)) for name in names)
-        return [
-            f"{other.address}: {', '.join(explain_difference(_fields(other.manifest), _fields(plan))) or 'the same'}"
-            for other in others
-            if other is not None
-        ]
+        for name in self.store.files.children(f"{artifact}/{folder}".rstrip("/")):
+            other = self.store.find(Address(artifact, name, plan.address.dataset_version))
+            if other is not None:
+                yield other.address, explain_difference(_fields(other.manifest), _fields(plan))
 
     def _input(self, item: Input) -> InputRecord:
         if item.artifact == RAW_DATASET:

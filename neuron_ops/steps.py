@@ -110,7 +110,7 @@ STEPS: tuple[Step, ...] = (
     Step(
         verb="merge",
         artifact="merged_model",
-        code_version="1",
+        code_version="2",
         inputs=(
             Input("base_model"),
             Input("consolidated_weights"),

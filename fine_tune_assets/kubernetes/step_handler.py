@@ -17,6 +17,7 @@ from dagster_k8s.executor import K8sStepHandler
 from dagster_k8s.job import UserDefinedDagsterK8sConfig, get_user_defined_k8s_config
 from dagster_shared.error import SerializableErrorInfo
 
+from fine_tune_assets.go_or_no_go import refuse_no_go
 from fine_tune_assets.kubernetes.cluster import COMPONENT_LABEL, RUN_LABEL, Cluster, refusal
 from fine_tune_assets.kubernetes.deployment import check_store
 from fine_tune_assets.kubernetes.observer import Observer
@@ -25,6 +26,7 @@ from fine_tune_assets.kubernetes.pods import Pods
 from fine_tune_assets.kubernetes.watch import Patience
 from fine_tune_assets.resources import FineTuning
 from neuron_ops.errors import MissingArtifact, OpsError
+from neuron_ops.run import Run
 from neuron_ops.steps import BY_ARTIFACT, Step
 
 if TYPE_CHECKING:
@@ -119,8 +121,11 @@ class PodStepHandler(K8sStepHandler):
         step = BY_ARTIFACT[self._step(step_handler_context).op_name]
         fine_tuning = _fine_tuning(step_handler_context, step)
         check_store(fine_tuning.store, self._pods)
-        finished = step.needs_accelerator and _is_finished(step, fine_tuning, step_handler_context.dagster_run.tags)
-        config = pod_config(step, fine_tuning.load_recipe(), self._pods, finished=finished)
+        run = fine_tuning.run(step_handler_context.dagster_run.tags.get("dagster/partition"))
+        finished = step.needs_accelerator and _is_finished(step, run)
+        config = pod_config(step, run.recipe, self._pods, finished=finished)
+        if step.needs_accelerator and not finished and run.dataset_version is not None:
+            refuse_no_go(run)  # in the pod it would be found too, once a node was bought
         context = self._run_context(step_handler_context).merge(_with(config))
         if not finished:  # whatever else might ask for an accelerator is left out of a pod that needs none
             context = context.merge(self._op_context(step_handler_context, step))
@@ -161,8 +166,7 @@ def _fine_tuning(context: StepHandlerContext, step: Step) -> FineTuning:
     return FineTuning(**resolved.resources["fine_tuning"].config)
 
 
-def _is_finished(step: Step, fine_tuning: FineTuning, tags: Mapping[str, str]) -> bool:
-    run = fine_tuning.run(tags.get("dagster/partition") if step.partitioned else None)
+def _is_finished(step: Step, run: Run) -> bool:
     try:
         run.require_before(step.artifact)
         return run.find(step.artifact) is not None

@@ -4,6 +4,8 @@ A backend is two halves. The launch half (here and in each module's functions) i
 of a recipe's processes and their environment. The process half is a class that the training loop holds.
 """
 
+import importlib.metadata
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -48,31 +50,70 @@ def layout(recipe: Recipe) -> Layout:
     Raises:
         InvalidInput: the world does not divide, leaves cores idle, or asks a backend for what it cannot do.
     """
-    from neuron_ops.backends import neuron
+    from neuron_ops.backends import neuron, neuron_refusals
 
     hardware = recipe.hardware
-    per_node = neuron.processes_per_node(hardware) if hardware.backend == "neuron" else hardware.processes or 1
-    if hardware.backend != "neuron":
-        _refuse_model_parallelism(recipe)
-    if hardware.nodes > 1:
-        raise InvalidInput(f"hardware.nodes is {hardware.nodes}: this version trains on one node. Set it to 1.")
-    world = hardware.nodes * per_node
+    if hardware.backend == "neuron":
+        neuron_refusals.refuse_recipe(recipe)
+        per_node = neuron.processes_per_node(hardware)
+    else:
+        _refuse_what_only_neuron_can(recipe)
+        per_node = hardware.processes or 1
+    # Divides: each backend's rules above see to it.
     model_parallel = hardware.tensor_parallel * hardware.pipeline_parallel
-    if world % model_parallel:
-        raise InvalidInput(
-            f"hardware: {world} processes ({hardware.nodes} x {per_node}) cannot be divided into groups of "
-            f"tensor_parallel x pipeline_parallel = {hardware.tensor_parallel} x {hardware.pipeline_parallel} = "
-            f"{model_parallel}. Choose sizes whose product divides {world}."
-        )
     return Layout(
         backend=hardware.backend,
         nodes=hardware.nodes,
         processes_per_node=per_node,
-        data_parallel=world // model_parallel,
+        data_parallel=hardware.nodes * per_node // model_parallel,
         tensor_parallel=hardware.tensor_parallel,
         pipeline_parallel=hardware.pipeline_parallel,
         threads=hardware.threads,
     )
+
+
+def refuse_model(recipe: Recipe, config: Mapping[str, Any]) -> None:  # Any: config.json of a Hugging Face model
+    """Refuse a base model that the recipe's hardware cannot train; cheap, and before anything starts.
+
+    Raises:
+        InvalidInput: its sizes do not fit the recipe.
+    """
+    if recipe.hardware.backend == "neuron":
+        from neuron_ops.backends import neuron_refusals
+
+        neuron_refusals.refuse_model(recipe, config)
+
+
+def environment(recipe: Recipe) -> dict[str, str]:
+    """What every training process finds in its environment beside what is there; from the hardware section alone."""
+    from neuron_ops.backends import neuron
+
+    # Also what keeps torchrun from choosing a number of threads by itself, with a banner on stderr.
+    threads = {"OMP_NUM_THREADS": str(recipe.hardware.threads)}
+    return threads | (neuron.environment(recipe) if recipe.hardware.backend == "neuron" else {})
+
+
+def rendezvous_environment(recipe: Recipe, address: str, port: int) -> dict[str, str]:
+    """What the processes of several nodes need besides, to find each other: a port of node 0 that is free for them."""
+    from neuron_ops.backends import neuron
+
+    return neuron.rendezvous_environment(address, port) if recipe.hardware.backend == "neuron" else {}
+
+
+def toolchain(recipe: Recipe) -> dict[str, str]:
+    """Versions of the software that changes compiled graphs; empty where nothing is compiled."""
+    from neuron_ops.backends import neuron
+
+    if recipe.hardware.backend == "neuron":
+        return dict(neuron.TOOLCHAIN)
+    return {"torch": importlib.metadata.version("torch")} if recipe.graph.torch_compile else {}
+
+
+def device_memory(recipe: Recipe) -> int | None:
+    """Bytes that each process has on its device; None where the recipe does not say which device that is."""
+    from neuron_ops.backends import neuron
+
+    return neuron.instance(recipe.hardware).memory_per_core if recipe.hardware.backend == "neuron" else None
 
 
 def open_backend(recipe: Recipe) -> "Backend":
@@ -95,7 +136,7 @@ def open_backend(recipe: Recipe) -> "Backend":
     )
 
 
-def _refuse_model_parallelism(recipe: Recipe) -> None:
+def _refuse_what_only_neuron_can(recipe: Recipe) -> None:
     hardware = recipe.hardware
     if hardware.tensor_parallel > 1 or hardware.pipeline_parallel > 1:
         raise InvalidInput(
@@ -107,4 +148,9 @@ def _refuse_model_parallelism(recipe: Recipe) -> None:
         raise InvalidInput(
             f"hardware.instance_type is {hardware.instance_type!r}, but only backend neuron derives its processes from "
             "it. Remove it, or set backend: neuron."
+        )
+    if recipe.graph.attention == "flash":
+        raise InvalidInput(
+            f"graph.attention is 'flash', which is Neuron's kernel, but hardware.backend is {hardware.backend!r}. "
+            "Use 'sdpa' or 'eager'."
         )

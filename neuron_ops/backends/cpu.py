@@ -39,7 +39,7 @@ class CpuBackend:
         model = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=getattr(torch, graph.dtype),
-            attn_implementation=_attention(recipe),
+            attn_implementation=graph.attention,
             local_files_only=True,
         )
         model.config.use_cache = False
@@ -123,15 +123,6 @@ class CpuBackend:
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
-
-
-def _attention(recipe: Recipe) -> str:
-    if recipe.graph.attention == "flash":
-        raise InvalidInput(
-            f"graph.attention is 'flash', which is Neuron's kernel, but hardware.backend is "
-            f"{recipe.hardware.backend!r}. Use 'sdpa' or 'eager'."
-        )
-    return recipe.graph.attention
 
 
 def _lora_config(recipe: Recipe) -> LoraConfig:

@@ -7,23 +7,28 @@ these has a module of its own. Finding the inputs and publishing the folder belo
 import json
 import logging
 from array import array
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from itertools import groupby, islice
 from pathlib import Path
 
-from neuron_ops.errors import InvalidInput
 from neuron_ops.recipe import DatasetSection
 from neuron_ops.rows.chat import Chat, open_chat
-from neuron_ops.rows.conversation import Conversation, Rejected
+from neuron_ops.rows.conversation import Conversation
 from neuron_ops.rows.datasets_folder import DatasetWriter
-from neuron_ops.rows.formats import find_format
-from neuron_ops.rows.holdout import SeenRows, is_held_out
+from neuron_ops.rows.holdout import is_held_out
 from neuron_ops.rows.packing import build_sequences, plan_packed, plan_unpacked
 from neuron_ops.rows.reading import read_rows
 from neuron_ops.rows.report import PrepareReport, SplitReport, length_histogram
+from neuron_ops.rows.screening import (
+    NUM_OVERLONG_SHOWN,
+    OVERLONG,
+    Screening,
+    check_overlong,
+    check_rejected,
+    check_splits,
+)
 from neuron_ops.rows.token_rows import IGNORED, TokenRow, TokenRows
 
 log = logging.getLogger(__name__)
@@ -34,10 +39,7 @@ BATCH_SEQUENCES = 256
 # About 5,000 rows, some seconds.
 PROGRESS_BATCHES = 10
 NUM_SAMPLES = 3
-NUM_OVERLONG_SHOWN = 5
 MAX_SAMPLE_CHARACTERS = 800
-
-OVERLONG = "more tokens than a sequence"
 
 
 def prepare_dataset(
@@ -60,10 +62,10 @@ def prepare_dataset(
     out.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         intake = _Intake(chat, section, sequence_length, out, stack)
-        for number, batch in enumerate(_batches(intake.conversations(raw)), start=1):
+        for number, batch in enumerate(_batches(intake.screening.conversations(read_rows(raw))), start=1):
             intake.tokenize(batch)
             if number % PROGRESS_BATCHES == 0:
-                progress(f"read {intake.rows_read:,} rows, tokenized {len(intake.lengths):,}")
+                progress(f"read {intake.screening.rows_read:,} rows, tokenized {len(intake.lengths):,}")
         intake.check()
         report = intake.write(out)
         samples = [_marked(chat, intake.train[index]) for index in range(min(NUM_SAMPLES, len(intake.train)))]
@@ -85,36 +87,19 @@ class _Intake:
         self.chat = chat
         self.section = section
         self.sequence_length = sequence_length
-        self.rows_read = 0
-        self.rejected: Counter[str] = Counter()
+        self.screening = Screening(section, chat)
         self.lengths = array("i")
         self.first_overlong: list[str] = []
         self.train = stack.enter_context(TokenRows(out))
         self.holdout = stack.enter_context(TokenRows(out))
         self._prompts = stack.enter_context((out / "holdout_prompts.jsonl").open("w", encoding="utf-8"))
 
-    def conversations(self, raw: Path) -> Iterator[Conversation]:
-        """The raw rows that are fit to be tokenized; the others are counted."""
-        to_conversation = find_format(self.section.format)
-        seen = SeenRows()
-        for row in read_rows(raw):
-            self.rows_read += 1
-            conversation = to_conversation(row)
-            if isinstance(conversation, Rejected):
-                self.rejected[conversation.reason] += 1
-            elif self.chat.forged_token(conversation) is not None:
-                self.rejected["special token in the text"] += 1
-            elif not seen.add(conversation):
-                self.rejected["duplicate"] += 1
-            else:
-                yield conversation
-
     def tokenize(self, conversations: Sequence[Conversation]) -> None:
         """Give each conversation to its split, unless it is too long for a sequence."""
         for conversation, row in zip(conversations, self.chat.encode(conversations), strict=True):
             self.lengths.append(len(row.ids))
             if len(row.ids) > self.sequence_length:
-                self.rejected[OVERLONG] += 1
+                self.screening.rejected[OVERLONG] += 1
                 if len(self.first_overlong) < NUM_OVERLONG_SHOWN:
                     self.first_overlong.append(f"{conversation.where} ({len(row.ids):,} tokens)")
             elif is_held_out(conversation, self.section.holdout_fraction):
@@ -139,36 +124,17 @@ class _Intake:
         Raises:
             InvalidInput: overlong rows, too many rejected ones, or a split without rows.
         """
-        if self.rejected[OVERLONG] and self.section.overlong == "error":
-            raise InvalidInput(
-                f"{self.rejected[OVERLONG]:,} of {self.rows_read:,} rows have more than {self.sequence_length:,} "
-                f"tokens: {', '.join(self.first_overlong)}{', …' * (self.rejected[OVERLONG] > NUM_OVERLONG_SHOWN)}. "
-                f"Raise graph.sequence_length (the longest row has {max(self.lengths):,}), or set dataset.overlong "
-                "to drop, which leaves them out and counts them."
-            )
-        if self.rejected.total() > self.section.max_rejected_fraction * self.rows_read:
-            reasons = ", ".join(f"{reason}: {number:,}" for reason, number in self.rejected.most_common())
-            raise InvalidInput(
-                f"{self.rejected.total():,} of {self.rows_read:,} rows were rejected ({reasons}), more than "
-                f"dataset.max_rejected_fraction ({self.section.max_rejected_fraction}) allows. "
-                "Mend the data, or raise that limit."
-            )
-        for name, rows, other in (
-            ("held out", self.holdout, self.train),
-            ("left to train on", self.train, self.holdout),
-        ):
-            if not len(rows):
-                raise InvalidInput(
-                    f"No row is {name}: all {len(other):,} fall into the other split by the hash of their prompt at "
-                    f"dataset.holdout_fraction {self.section.holdout_fraction}. Deliver more rows with different "
-                    "prompts, or change that fraction."
-                )
+        rows_read, rejected = self.screening.rows_read, self.screening.rejected
+        longest = max(self.lengths, default=0)
+        check_overlong(self.section, self.sequence_length, rows_read, rejected[OVERLONG], self.first_overlong, longest)
+        check_rejected(self.section, rows_read, rejected)
+        check_splits(self.section, len(self.train), len(self.holdout))
 
     def write(self, out: Path) -> PrepareReport:
         """Place the rows of both splits and write them."""
         return PrepareReport(
-            rows_read=self.rows_read,
-            rejected=dict(sorted(self.rejected.items())),
+            rows_read=self.screening.rows_read,
+            rejected=dict(sorted(self.screening.rejected.items())),
             train=self._write_split(self.train, out / "train"),
             holdout=self._write_split(self.holdout, out / "holdout"),
             sequence_length=self.sequence_length,

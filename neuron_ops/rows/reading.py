@@ -79,6 +79,15 @@ def read_rows(folder: Path) -> Iterator[RawRow]:
         )
 
 
+def count_rows(folder: Path) -> int:
+    """How many rows `read_rows` would yield, without parsing any.
+
+    Raises:
+        InvalidInput: no data file, or a Parquet file that is none.
+    """
+    return sum(_COUNTERS[path.suffix](path) for path in data_files(folder))
+
+
 def data_files(folder: Path) -> list[Path]:
     """The files that `read_rows` reads.
 
@@ -146,6 +155,22 @@ def _read_parquet(path: Path) -> Iterator[RawRow]:
         raise InvalidInput(f"{path.name}: not a readable Parquet file after row {number} ({error}).") from None
 
 
+def _count_jsonl(path: Path) -> int:
+    with path.open("rb") as file:
+        return sum(1 for line in file if line.strip())
+
+
+def _count_parquet(path: Path) -> int:
+    import pyarrow as pa  # as above
+    import pyarrow.parquet as parquet
+
+    try:
+        return int(parquet.read_metadata(path).num_rows)
+    except (pa.ArrowException, OSError) as error:
+        raise InvalidInput(f"{path.name}: not a readable Parquet file ({error}).") from None
+
+
+_COUNTERS = {".jsonl": _count_jsonl, ".parquet": _count_parquet}
 _READERS = {".jsonl": _read_jsonl, ".parquet": _read_parquet}
 
 

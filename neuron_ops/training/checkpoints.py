@@ -58,6 +58,8 @@ class Checkpoints:
         generators = self._backend.rng_states()
         with self._store.writer(self._address(f"{PREFIX}{step:06d}")) as writer:
             self._backend.save_adapter(state.model, writer.path / ADAPTER)
+            # Publishing removes the folders of other writers: a rank that still fills its own would find it gone.
+            self._backend.barrier()
             if self._backend.rank == 0:
                 _save_resume(writer.path / RESUME, step, state, generators)
                 (writer.path / HISTORY).write_text(history.to_jsonl())

@@ -8,14 +8,17 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
 import pytest
+from click.testing import CliRunner, Result
 from dagster import AssetKey, DagsterInstance, Definitions, ExecuteInProcessResult
 
+from fine_tune_assets.cli import main
 from fine_tune_assets.definitions import build_definitions
 from fine_tune_assets.partitions import PARTITIONS_NAME
 from fine_tune_assets.sensors import delivery
@@ -177,3 +180,25 @@ def project(tmp_path: Path, dagster_home: Path) -> Project:
     project = Project(tmp_path)
     shutil.copytree(dagster_home, project.home)
     return project
+
+
+Typed = Callable[..., Result]
+
+
+@pytest.fixture
+def typed(project: Project, monkeypatch: pytest.MonkeyPatch) -> Typed:
+    """Type a `fine-tune` command in the project's environment."""
+    for name in ("DAGSTER_HOME", "FINE_TUNE_RECIPE", "FINE_TUNE_STORE", "FINE_TUNE_RAW"):
+        monkeypatch.setenv(name, project.environment[name])
+    return lambda *words: CliRunner().invoke(main, words)
+
+
+def assert_refused(result: Result, exit_code: int, *says: str) -> None:
+    """One message of ours, on stderr, and no traceback."""
+    assert result.exit_code == exit_code, result.output
+    assert isinstance(result.exception, SystemExit)
+    assert result.stdout == ""
+    assert result.stderr.startswith("Error: ")
+    assert result.stderr.count("Error: ") == 1
+    for text in says:
+        assert text in result.stderr

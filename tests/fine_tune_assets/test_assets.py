@@ -16,6 +16,7 @@ from dagster import (
     AssetMaterialization,
     DagsterEvent,
     DagsterEventType,
+    DagsterInstance,
     ExecuteInProcessResult,
     MarkdownMetadataValue,
 )
@@ -169,13 +170,54 @@ def test_progress_reaches_dagsters_event_log(made: Made) -> None:
     assert any("step 6 held-out loss" in line for line in lines)
 
 
+def test_the_plan_is_shown_with_what_books_an_accelerator_before_and_after(made: Made) -> None:
+    with made.project.instance() as instance:
+        for asset in ("compiled_graph_cache", "lora_checkpoints"):
+            (seen,) = instance.fetch_observations(AssetKey(asset), limit=10).records
+            done = instance.get_latest_materialization_event(AssetKey(asset))
+            assert seen.asset_observation is not None
+            assert done is not None
+            assert done.asset_materialization is not None
+            plans = [event.metadata["plan"].value for event in (seen.asset_observation, done.asset_materialization)]
+            assert seen.storage_id < done_id(instance, asset), "shown before the accelerator was booked"
+            assert seen.asset_observation.partition == "v1"
+            assert plans[0] == plans[1]
+            assert str(plans[0]).startswith("**GO  v1 with tiny_llama_cpu**")
+        other = instance.get_latest_materialization_event(AssetKey("merged_model"))
+    assert other is not None
+    assert other.asset_materialization is not None
+    assert "plan" not in other.asset_materialization.metadata
+
+
+def done_id(instance: DagsterInstance, asset: str) -> int:
+    return instance.fetch_materializations(AssetKey(asset), limit=1).records[0].storage_id
+
+
+def test_the_command_line_plans_what_was_made(made: Made) -> None:
+    pairs = [word for name, value in made.project.overrides.items() for word in ("--set", f"{name}={value}")]
+
+    plan = made.project.command("fine-tune", "plan", "v1", "--json", *pairs)
+
+    assert plan.returncode == 0
+    said = json.loads(plan.stdout)
+    assert [(state["artifact"], state["finished"]) for state in said["artifacts"]] == [
+        (name, True) for name in ARTIFACTS
+    ]
+    assert said["graphs"]["is_hit"] is True
+    with made.project.instance() as instance:
+        trained = instance.get_latest_materialization_event(AssetKey("lora_checkpoints"))
+    assert trained is not None
+    assert trained.asset_materialization is not None
+    truth = trained.asset_materialization.metadata
+    assert said["exposure"]["epochs"]["low"] == pytest.approx(truth["epochs"].value, abs=0.001)
+    assert said["duration"]["tokens_per_second"]["low"] == pytest.approx(truth["tokens_per_second"].value, rel=1e-5)
+
+
 def test_the_command_line_reports_the_verdict(made: Made) -> None:
     pairs = [word for name, value in made.project.overrides.items() for word in ("--set", f"{name}={value}")]
 
-    plan = made.project.command("fine-tune", "plan", "v1", *pairs)
     report = made.project.command("fine-tune", "report", "v1", *pairs)
 
-    assert [line.split()[:2] for line in plan.stdout.splitlines()] == [["finished", name] for name in ARTIFACTS]
     assert report.returncode == 0
     assert [line.split("  ")[0] for line in report.stdout.splitlines()][:3] == [
         "merged model",
@@ -194,7 +236,9 @@ def test_materializing_again_reuses_everything_and_starts_no_step(made: Made, wa
     assert again.success
     assert steps == []
     before, after = metadata(made.result), metadata(again)
-    assert all(after[artifact] == {**before[artifact], "reused": True} for artifact in ARTIFACTS)
+    for artifact in ARTIFACTS:
+        unchanged = {name: value for name, value in before[artifact].items() if name != "plan"}
+        assert after[artifact] == {**unchanged, "reused": True}, "what is only reused needs no plan"
     assert versions_of(again) == versions_of(made.result)
     assert len(again.get_asset_check_evaluations()) == len(made.result.get_asset_check_evaluations())
 

@@ -3,45 +3,22 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 
 import pytest
 import yaml
-from click.testing import CliRunner, Result
 from dagster import AssetKey
 
-from fine_tune_assets.cli import main
 from fine_tune_assets.partitions import PARTITIONS_NAME
 from neuron_ops.recipe_file import load_recipe
-from neuron_ops.steps import RAW_DATASET, STEPS
-from tests.fine_tune_assets.conftest import Project
+from neuron_ops.steps import RAW_DATASET
+from tests.fine_tune_assets.conftest import Project, Typed, assert_refused
 
-Typed = Callable[..., Result]
 MALFORMED = ["../x", "a...b", "with space", "a/b", ".hidden", "-v1", "x" * 101]
-
-
-@pytest.fixture
-def typed(project: Project, monkeypatch: pytest.MonkeyPatch) -> Typed:
-    """Type a `fine-tune` command in the project's environment."""
-    for name in ("DAGSTER_HOME", "FINE_TUNE_RECIPE", "FINE_TUNE_STORE", "FINE_TUNE_RAW"):
-        monkeypatch.setenv(name, project.environment[name])
-    return lambda *words: CliRunner().invoke(main, words)
 
 
 def registered(project: Project) -> list[str]:
     with project.instance() as instance:
         return sorted(instance.get_dynamic_partitions(PARTITIONS_NAME))
-
-
-def assert_refused(result: Result, exit_code: int, *says: str) -> None:
-    """One message of ours, on stderr, and no traceback."""
-    assert result.exit_code == exit_code, result.output
-    assert isinstance(result.exception, SystemExit)
-    assert result.stdout == ""
-    assert result.stderr.startswith("Error: ")
-    assert result.stderr.count("Error: ") == 1
-    for text in says:
-        assert text in result.stderr
 
 
 # --- partitions
@@ -245,17 +222,7 @@ def test_a_recipe_or_an_override_that_cannot_work_is_refused(
     assert_refused(typed(*words, *options), 2, says)
 
 
-# --- plans and reports
-
-
-def test_a_plan_shows_every_artifact_and_starts_nothing(project: Project, typed: Typed) -> None:
-    project.deliver("v1")
-
-    result = typed("plan", "v1")
-
-    lines = [line.split() for line in result.stdout.splitlines()]
-    assert [line[:3] for line in lines] == [["to", "make", step.artifact] for step in STEPS]
-    assert not (project.root / "store").exists()
+# --- reports
 
 
 @pytest.mark.parametrize("command", ["plan", "report"])

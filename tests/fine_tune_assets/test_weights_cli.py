@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from click.testing import CliRunner, Result
 from safetensors.torch import load_file
 
@@ -95,6 +96,17 @@ def test_an_adapter_is_merged_and_proven(typed: Typed, tmp_path: Path) -> None:
     assert "wrote" in result.stdout
     assert "proven: 28 tensors differ from the base" in result.stdout
     assert result.stderr == ""
+
+
+def test_a_model_merged_by_hand_carries_a_card_with_its_lineage(typed: Typed, tmp_path: Path) -> None:
+    typed("merge", BASE, tmp_path / "out", "--adapter", f"{ADAPTER}=0.5")
+
+    front, text = (tmp_path / "out" / "README.md").read_text().removeprefix("---\n").split("---\n", 1)
+    named = json.loads((ADAPTER / "adapter_config.json").read_bytes())["base_model_name_or_path"]
+    assert yaml.safe_load(front)["base_model"] == named
+    assert f"| base model | {named}" in text
+    assert "| adapter consolidated | weight 0.5, r 4, alpha 8, xxh3_128 " in text
+    assert "| changed | 28 tensors" in text
 
 
 def test_an_adapter_s_weight_scales_its_change(typed: Typed, tmp_path: Path) -> None:

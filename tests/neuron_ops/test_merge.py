@@ -11,7 +11,8 @@ import yaml
 from fine_tune_assets.checks import CHECKS
 from neuron_ops import consolidate, merge
 from neuron_ops.artifacts import Artifact, ArtifactStore
-from neuron_ops.errors import InvalidInput
+from neuron_ops.errors import CorruptArtifact, InvalidInput
+from neuron_ops.files import LocalFiles
 from neuron_ops.launch import environment, execute
 from neuron_ops.steps import BY_VERB
 from neuron_ops.weights.byte_ranges import file_digest
@@ -105,6 +106,30 @@ def test_the_model_card_tells_the_lineage(bench: MakeBench) -> None:
     assert "| checkpoint | step-000002, held-out loss 1.2500 |" in text
     assert "q_proj, k_proj" in text
     assert yaml.safe_load(text.split("```")[1].removeprefix("yaml"))["training"]["steps"] == 4
+
+
+def test_the_model_card_keeps_the_base_s_licence_and_language(bench: MakeBench, tmp_path: Path) -> None:
+    base = shutil.copytree(BASE, tmp_path / "base")
+    (base / "README.md").write_text("---\nlicense: llama3.1\nlanguage: [en, de]\nwidget: x\n---\n# The base\n")
+
+    card = bench(base=base).make("merge", merge.build).read("README.md").decode()
+
+    front = yaml.safe_load(card.split("---\n")[1])
+    assert (front["license"], front["language"]) == ("llama3.1", ["en", "de"])
+    assert "widget" not in front
+    assert "The base\n" not in card
+
+
+def test_a_base_that_was_changed_after_it_was_published_is_not_merged(bench: MakeBench) -> None:
+    made = bench()
+    if not isinstance(made.run.store.files, LocalFiles):
+        pytest.skip("in S3 the base is never read as a whole, so only its sizes are compared")
+    with made.run.require("base_model").local() as folder, (folder / "model.safetensors").open("r+b") as file:
+        file.seek(-2, 2)
+        file.write(b"\x12\x34")
+
+    with pytest.raises(CorruptArtifact, match="holds other bytes"):
+        made.make("merge", merge.build)
 
 
 def test_a_base_s_own_chat_template_stays(bench: MakeBench, large: Bench) -> None:

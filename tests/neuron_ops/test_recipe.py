@@ -88,15 +88,15 @@ def test_the_instance_type_alone_decides_the_processes(instance_type: str, proce
 @pytest.mark.parametrize(
     ("hardware", "words"),
     [
-        ({"tensor_parallel": 3}, ["32 processes", "3 x 1 = 3", "divides 32"]),
-        ({"tensor_parallel": 8, "pipeline_parallel": 8}, ["8 x 8 = 64", "divides 32"]),
+        ({"tensor_parallel": 3}, ["tensor_parallel is 3", "32 cores", "divisor of 32"]),
+        ({"tensor_parallel": 64, "nodes": 2}, ["tensor_parallel is 64", "must fit in one instance"]),
+        ({"tensor_parallel": 8, "pipeline_parallel": 2}, ["pipeline_parallel is 2", "Set it to 1"]),
         ({"processes": 8}, ["hardware.processes is 8", "32 cores", "Remove the field"]),
-        ({"nodes": 2}, ["hardware.nodes is 2", "one node", "Set it to 1"]),
+        ({"instance_type": "trn1.2xlarge", "tensor_parallel": 2, "nodes": 2}, ["nodes is 2", "no Elastic Fabric"]),
         ({"instance_type": None}, ["instance_type is None", "trn1.32xlarge"]),
         ({"instance_type": "p5.48xlarge"}, ["'p5.48xlarge'", "trn1.32xlarge"]),
         ({"backend": "cpu", "instance_type": None}, ["data-parallel only", "tensor_parallel is 8", "Set both to 1"]),
         ({"backend": "cpu", "tensor_parallel": 1}, ["only backend neuron", "Remove it"]),
-        ({"backend": "cuda", "instance_type": None, "tensor_parallel": 1, "nodes": 4}, ["hardware.nodes is 4"]),
     ],
 )
 def test_hardware_that_does_not_work_out_is_refused_with_the_numbers(
@@ -112,6 +112,15 @@ def test_cpu_processes_are_all_data_parallel() -> None:
     found = layout(load_recipe("tiny_llama_cpu", {"hardware.processes": 2}))
 
     assert (found.processes_per_node, found.data_parallel) == (2, 2)
+
+
+def test_nodes_multiply_the_processes_and_change_nothing_else() -> None:
+    alone = layout(load_recipe("tiny_llama_cpu", {"hardware.processes": 4}))
+
+    shared = layout(load_recipe("tiny_llama_cpu", {"hardware.processes": 2, "hardware.nodes": 2}))
+
+    assert (shared.world_size, shared.processes_per_node) == (4, 2)
+    assert shared.as_json() == alone.as_json(), "the same training at the same address"
 
 
 @pytest.mark.parametrize(

@@ -387,12 +387,6 @@ def test_a_base_model_that_gives_no_number_is_refused_before_the_first_step(trai
     assert_refused(trainer, run, 2, "before any training")
 
 
-def test_neurons_flash_kernel_is_refused_on_a_cpu(trainer: Trainer, model: Path, tmp_path: Path) -> None:
-    run = make_run(tmp_path, make_recipe(model, graph__attention="flash"))
-
-    assert_refused(trainer, run, 2, "Use 'sdpa' or 'eager'")
-
-
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_cuda_without_a_gpu_is_refused(trainer: Trainer, model: Path, tmp_path: Path) -> None:
     run = make_run(tmp_path, make_recipe(model, hardware__backend="cuda"))

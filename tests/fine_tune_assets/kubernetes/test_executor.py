@@ -34,6 +34,15 @@ pytestmark = pytest.mark.cluster
 
 FAILURE, RETRY = DagsterEventType.STEP_FAILURE, DagsterEventType.STEP_UP_FOR_RETRY
 SUCCESS, SAID = DagsterEventType.STEP_SUCCESS, DagsterEventType.ENGINE_EVENT
+LLAMA_8B = {
+    "model_type": "llama",
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_attention_heads": 32,
+    "num_hidden_layers": 32,
+    "num_key_value_heads": 8,
+    "vocab_size": 128256,
+}
 RESUMES = {"enabled": True, "max_resume_run_attempts": 3}
 
 
@@ -69,7 +78,7 @@ def _starts(deployment: Deployment, step: str) -> int:
 
 
 def _wait_for_start(deployment: Deployment, step: str, times: int = 1) -> None:
-    deployment.cluster.wait_for(lambda: _starts(deployment, step) >= times, f"{step} to start", 90)
+    deployment.cluster.wait_for(lambda: _starts(deployment, step) >= times, f"{step} to start", 180)
 
 
 def _pod_of(deployment: Deployment, step: str) -> Object:
@@ -105,7 +114,7 @@ def test_every_everyday_fault_is_named_and_ends_as_it_should(deploy: Deploy) -> 
     _wait_for_start(deployment, "consolidated_weights")
     cluster.add_node("spot-2", labels={"capacity": "spot"})
     cluster.reclaim_node("spot-1", grace_seconds=5)
-    output, _ = command.communicate(timeout=120)
+    output, _ = command.communicate(timeout=240)
 
     story = Story(deployment, deployment.runs()[0].run_id)
     assert deployment.runs()[0].status == DagsterRunStatus.FAILURE, output
@@ -148,7 +157,7 @@ def test_a_cancelled_run_leaves_no_pod_even_where_it_might_be_resumed(deploy: De
     with deployment.instance() as instance:
         instance.run_launcher.terminate(run_id)
 
-    assert deployment.wait_for_end(run_id, 40).status == DagsterRunStatus.CANCELED
+    assert deployment.wait_for_end(run_id, 120).status == DagsterRunStatus.CANCELED
     deployment.cluster.wait_for(lambda: not _living(deployment), "the step's pod to end")
     assert Story(deployment, run_id).ends("base_model") in ([], ["STEP_FAILURE"])
 
@@ -163,7 +172,7 @@ def test_the_steps_of_a_run_whose_pod_is_gone_go_with_it(deploy: Deploy) -> None
 
     deployment.cluster.delete(PODS, run_pod, grace_seconds=0)
 
-    deployment.cluster.wait_for(lambda: not _living(deployment), "the step's pod to go with it", 30)
+    deployment.cluster.wait_for(lambda: not _living(deployment), "the step's pod to go with it", 60)
 
 
 def test_a_resumed_run_finds_its_steps_still_running(deploy: Deploy) -> None:
@@ -175,13 +184,13 @@ def test_a_resumed_run_finds_its_steps_still_running(deploy: Deploy) -> None:
     [run_pod] = deployment.cluster.pods("app.kubernetes.io/component=run_worker")
 
     deployment.cluster.delete(PODS, run_pod, grace_seconds=5)
-    deployment.cluster.wait_for(lambda: _is_gone(deployment, run_pod), "the run's pod to end", 30)
+    deployment.cluster.wait_for(lambda: _is_gone(deployment, run_pod), "the run's pod to end", 60)
     with deployment.instance() as instance:
         instance.resume_run(run_id, None, 1)  # type: ignore[arg-type]  # K8sRunLauncher looks at no workspace
-    deployment.cluster.wait_for(lambda: _resumed(deployment, run_id), "the new run pod to look at the step", 60)
+    deployment.cluster.wait_for(lambda: _resumed(deployment, run_id), "the new run pod to look at the step", 180)
     deployment.home.parent.joinpath("go-on").touch()
 
-    assert deployment.wait_for_end(run_id, 40).status == DagsterRunStatus.SUCCESS
+    assert deployment.wait_for_end(run_id, 120).status == DagsterRunStatus.SUCCESS
     assert _starts(deployment, "base_model") == 1
 
 
@@ -191,16 +200,16 @@ def test_the_runs_own_recipe_decides_and_a_finished_artifact_books_nothing(deplo
     deployment.cluster.add_node("cpu-1")
 
     command = _execute(deployment, "compiled_graph_cache", recipe="llama3_8b_lora_trn1")
-    deployment.cluster.wait_for(lambda: deployment.cluster.pods("dagster/op=compiled_graph_cache"), "the pod", 60)
+    deployment.cluster.wait_for(lambda: deployment.cluster.pods("dagster/op=compiled_graph_cache"), "the pod", 180)
     first = _pod_of(deployment, "compiled_graph_cache")
     stop(command)
     _publish_graphs(f"s3://{bucket}/store")
-    output, _ = _execute(deployment, "compiled_graph_cache", recipe="llama3_8b_lora_trn1").communicate(timeout=60)
+    output, _ = _execute(deployment, "compiled_graph_cache", recipe="llama3_8b_lora_trn1").communicate(timeout=180)
+    assert deployment.runs()[0].status == DagsterRunStatus.SUCCESS, output
     second = _pod_of(deployment, "compiled_graph_cache")
 
     assert first["spec"]["containers"][0]["resources"]["limits"]["aws.amazon.com/neuron"] == "16"
     assert first["spec"]["nodeSelector"] == {"node.kubernetes.io/instance-type": "trn1.32xlarge"}
-    assert deployment.runs()[0].status == DagsterRunStatus.SUCCESS, output
     assert "aws.amazon.com/neuron" not in second["spec"]["containers"][0]["resources"]["limits"]
     assert not second["spec"].get("nodeSelector")
 
@@ -223,7 +232,7 @@ def test_a_refused_job_fails_its_step_in_one_sentence(deploy: Deploy) -> None:
     deployment.cluster.add_node("cpu-1")
     deployment.cluster.fault(r"POST .*/jobs", times=1, status=403)
 
-    deployment.execute("only_base_model").communicate(timeout=60)
+    deployment.execute("only_base_model").communicate(timeout=180)
 
     story = Story(deployment, deployment.runs()[0].run_id)
     assert "Kubernetes does not let this run create job" in story.error("base_model")
@@ -242,7 +251,7 @@ def _execute(deployment: Deployment, asset: str, **fields: str) -> "subprocess.P
 def _publish_graphs(store: str) -> None:
     """Compiled graphs of the recipe as if a run had made them, and the base model that they belong to."""
     run = Run(load_recipe("llama3_8b_lora_trn1"), ArtifactStore(store), RawDatasets(store))
-    publish_files(run.store, run.plan("base_model").address, {"config.json": b"{}"})
+    publish_files(run.store, run.plan("base_model").address, {"config.json": json.dumps(LLAMA_8B).encode()})
     publish_files(run.store, run.plan("compiled_graph_cache").address, {"graphs.json": b"{}"})
 
 
@@ -254,7 +263,7 @@ def _resumed(deployment: Deployment, run_id: str) -> bool:
 def test_a_recipe_that_does_not_exist_fails_the_step_before_there_is_a_pod(deploy: Deploy) -> None:
     deployment = deploy({})
 
-    _execute(deployment, "base_model", recipe="nope").communicate(timeout=60)
+    _execute(deployment, "base_model", recipe="nope").communicate(timeout=180)
 
     story = Story(deployment, deployment.runs()[0].run_id)
     assert "'nope'" in story.error("base_model")

@@ -8,7 +8,7 @@ import pyarrow.parquet as parquet
 import pytest
 
 from neuron_ops.errors import InvalidInput
-from neuron_ops.rows.reading import RawRow, data_files, read_rows
+from neuron_ops.rows.reading import RawRow, count_rows, data_files, read_rows
 
 
 def fields(folder: Path) -> list[object]:
@@ -41,6 +41,13 @@ def test_parquet_rows_equal_json_rows(raw):
 
     assert [row.fields for row in read] == rows
     assert read[2049].where == "rows.parquet row 2050"
+
+
+def test_counting_finds_as_many_rows_as_reading(raw):
+    (raw / "a.jsonl").write_text('{"n": 1}\n\n  \n{"n": 2}')
+    parquet.write_table(pa.Table.from_pylist([{"n": 3}] * 5), raw / "b.parquet")
+
+    assert count_rows(raw) == len(list(read_rows(raw))) == 7
 
 
 def test_a_line_separator_inside_a_text_does_not_end_the_row(write_rows):
@@ -88,6 +95,8 @@ def test_a_truncated_parquet_file_is_named(raw):
     whole = (raw / "rows.parquet").read_bytes()
     (raw / "rows.parquet").write_bytes(whole[: len(whole) // 2])
 
+    with pytest.raises(InvalidInput, match=r"rows\.parquet: not a readable Parquet file"):
+        count_rows(raw)
     with pytest.raises(InvalidInput, match=r"rows\.parquet: not a readable Parquet file"):
         fields(raw)
 

@@ -1,0 +1,138 @@
+"""What a recipe may not ask of Trainium, each refused in one sentence before anything starts.
+
+First what the recipe alone shows, then what the base model's config.json shows. Each rule is one of optimum-neuron
+0.4.5 and neuronx-distributed 0.15: they would fail minutes after the start on every core, or train something wrong.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from neuron_ops.backends import neuron
+from neuron_ops.errors import InvalidInput
+from neuron_ops.recipe import Recipe
+
+FLASH_BLOCK = 2048
+"""Tokens; the flash kernel takes sequences of a multiple of them only."""
+
+QUERY_KEY_VALUE = frozenset({"q_proj", "k_proj", "v_proj"})
+GATE_UP = frozenset({"gate_proj", "up_proj"})
+
+Config = Mapping[str, Any]  # Any: config.json of a Hugging Face model
+
+
+def refuse_recipe(recipe: Recipe) -> None:
+    """Everything that the recipe alone shows.
+
+    Raises:
+        InvalidInput: Trainium cannot do what it asks.
+    """
+    _refuse_world(recipe)
+    _refuse_graph(recipe)
+    if recipe.dataset.packing:
+        raise InvalidInput(
+            "dataset.packing is true, but attention on Trainium has no mask between packed rows: they would attend to "
+            "each other. Set it to false."
+        )
+
+
+def refuse_model(recipe: Recipe, config: Config) -> None:
+    """Everything that shows once the base model's config.json is there.
+
+    Raises:
+        InvalidInput: the model cannot be divided as the recipe says, or its adapter cannot.
+    """
+    ranks = recipe.hardware.tensor_parallel
+    _refuse_sizes(ranks, config)
+    key_values = int(config.get("num_key_value_heads") or config["num_attention_heads"])
+    if key_values % ranks:
+        _refuse_shared_heads(recipe, ranks, key_values)
+    if recipe.graph.attention == "flash" and config.get("attention_dropout"):
+        raise InvalidInput(
+            f"graph.attention is 'flash', but the base model's attention_dropout is {config['attention_dropout']} and "
+            "the kernel has no dropout. Set graph.attention to 'eager'."
+        )
+
+
+def _refuse_world(recipe: Recipe) -> None:
+    hardware = recipe.hardware
+    cores = neuron.processes_per_node(hardware)
+    if hardware.pipeline_parallel > 1:
+        raise InvalidInput(
+            f"hardware.pipeline_parallel is {hardware.pipeline_parallel}, but this version trains every layer on each "
+            "tensor-parallel group. Set it to 1."
+        )
+    if cores % hardware.tensor_parallel:
+        raise InvalidInput(
+            f"hardware.tensor_parallel is {hardware.tensor_parallel}, but {hardware.instance_type} has {cores} cores: "
+            f"its groups must fit in one instance. Choose a divisor of {cores}."
+        )
+    if hardware.nodes > 1 and not neuron.instance(hardware).efa:
+        raise InvalidInput(
+            f"hardware.nodes is {hardware.nodes}, but {hardware.instance_type} has no Elastic Fabric Adapter and can "
+            "only train alone. Set nodes to 1, or choose trn1.32xlarge."
+        )
+
+
+def _refuse_graph(recipe: Recipe) -> None:
+    graph, ranks = recipe.graph, recipe.hardware.tensor_parallel
+    if graph.torch_compile:
+        raise InvalidInput(
+            "graph.torch_compile is true, but Trainium always compiles, with its own compiler. Set it to false."
+        )
+    if graph.attention == "sdpa":
+        raise InvalidInput(
+            "graph.attention is 'sdpa', which optimum-neuron does not train with. Use 'eager', or 'flash' where "
+            f"sequence_length is a multiple of {FLASH_BLOCK}."
+        )
+    if graph.attention == "flash" and graph.sequence_length % FLASH_BLOCK:
+        raise InvalidInput(
+            f"graph.attention is 'flash', whose kernel takes multiples of {FLASH_BLOCK} tokens, but "
+            f"graph.sequence_length is {graph.sequence_length}. Change the length, or use 'eager'."
+        )
+    if graph.sequence_length % ranks:
+        raise InvalidInput(
+            f"graph.sequence_length is {graph.sequence_length}, but sequence parallelism divides it by "
+            f"hardware.tensor_parallel = {ranks}. Choose a multiple of {ranks}."
+        )
+    _refuse_half(GATE_UP, recipe, "they are one fused layer on Trainium")
+
+
+def _refuse_sizes(ranks: int, config: Config) -> None:
+    for field in ("num_attention_heads", "intermediate_size", "vocab_size"):
+        if not isinstance(config.get(field), int):
+            raise InvalidInput(
+                f"The base model's config.json says nothing about {field}, but backend neuron trains Llama "
+                "models only. Choose another base_model, or another backend."
+            )
+        if config[field] % ranks:
+            raise InvalidInput(
+                f"hardware.tensor_parallel is {ranks}, but the base model's {field} of {config[field]} cannot be "
+                f"divided by it. Choose a divisor of {config[field]}."
+            )
+
+
+def _refuse_shared_heads(recipe: Recipe, ranks: int, key_values: int) -> None:
+    """Key and value heads that don't divide by the ranks are copied to several of them."""
+    hardware = recipe.hardware
+    if ranks % key_values:
+        raise InvalidInput(
+            f"hardware.tensor_parallel is {ranks}, but the base model's {key_values} key-value heads can neither be "
+            f"divided by it nor copied evenly to it. Choose a divisor or a multiple of {key_values}."
+        )
+    if neuron.instance_name(hardware).startswith("trn2"):
+        # optimum-neuron copies K0,K1,K0,K1 over the ranks; on trn2 the gradients are summed as for K0,K0,K1,K1.
+        raise InvalidInput(
+            f"hardware.tensor_parallel is {ranks}, but the base model has {key_values} key-value heads: on trn2 the "
+            f"libraries would train their copies apart. Use at most {key_values}."
+        )
+    reason = f"with {ranks} tensor-parallel ranks over {key_values} key-value heads they are one layer"
+    _refuse_half(QUERY_KEY_VALUE, recipe, reason)
+
+
+def _refuse_half(together: frozenset[str], recipe: Recipe, reason: str) -> None:
+    given = together & set(recipe.graph.lora.target_modules)
+    if given and given != together:
+        raise InvalidInput(
+            f"graph.lora.target_modules names {', '.join(sorted(given))} without "
+            f"{', '.join(sorted(together - given))}, but {reason}. Name all of them or none."
+        )

@@ -1,0 +1,201 @@
+"""How much data there is and how much of it the steps of a training see.
+
+Exact from a finished `tokenized_dataset`; else estimated from the raw rows, and the estimate says how. Looking at raw
+rows belongs to `raw_rows`.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import ceil, sqrt
+from statistics import pstdev
+from typing import TYPE_CHECKING
+
+from neuron_ops.artifacts import Artifact
+from neuron_ops.errors import MissingArtifact
+from neuron_ops.planning.assumptions import BYTES_PER_TOKEN, TEMPLATE_TOKENS
+from neuron_ops.planning.model_files import local_files
+from neuron_ops.planning.quantities import Range, show_share
+from neuron_ops.recipe import Recipe
+from neuron_ops.run import Run
+from neuron_ops.steps import TOKENIZER_FILES
+
+if TYPE_CHECKING:
+    from neuron_ops.planning.raw_rows import RawRows
+
+MAX_RAW_BYTES = 4_000_000_000
+"""More is not read, and not downloaded, for a plan."""
+STANDARD_ERRORS = 2.0
+"""Width of a sample's range: it holds the truth for 95 % of samples."""
+ASSUMED_DENSITY = 0.9
+MUCH_PADDING = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class DataPlan:
+    """One dataset version as training will see it; counts of the training split unless they say otherwise."""
+
+    source: str
+    """Where the numbers come from, with what was assumed."""
+    rows: int
+    """Raw rows."""
+    training_rows: Range
+    held_out_rows: Range
+    tokens: Range
+    """Real ones, without padding."""
+    supervised_share: Range
+    """Tokens in the loss, of all real ones."""
+    sequences: Range
+    held_out_sequences: Range
+    padding_share: Range
+    """Positions that are computed for nothing."""
+    longest_row: int | None
+    """Tokens of the longest row that was tokenized; None where none was."""
+
+
+def plan_data(run: Run, *, read_rows: bool, tokenize: bool) -> DataPlan | None:
+    """What is known; None where the rows have not been prepared and may not, or cannot, be read now.
+
+    Without `tokenize`, tokens are guessed from bytes even if the base model is at hand.
+
+    Raises:
+        InvalidInput: what `prepare` would refuse: rows, tokenizer, template, splits.
+    """
+    try:
+        prepared = run.find("tokenized_dataset")
+    except MissingArtifact:
+        prepared = None
+    if prepared is not None:
+        return _from_report(prepared)
+    if not read_rows or run.raw.stats(run.version)["bytes"] > MAX_RAW_BYTES:
+        return None
+    return _from_rows(run, tokenize)
+
+
+def _from_report(prepared: Artifact) -> DataPlan:
+    report = json.loads(prepared.read("report.json"))
+    train, holdout = report["train"], report["holdout"]
+    positions = train["sequences"] * report["sequence_length"]
+    return DataPlan(
+        source=f"exact: {prepared.address} is finished",
+        rows=report["rows_read"],
+        training_rows=Range.exactly(train["rows"]),
+        held_out_rows=Range.exactly(holdout["rows"]),
+        tokens=Range.exactly(train["tokens"]),
+        supervised_share=Range.exactly(train["supervised_tokens"] / train["tokens"]),
+        sequences=Range.exactly(train["sequences"]),
+        held_out_sequences=Range.exactly(holdout["sequences"]),
+        padding_share=Range.exactly(1 - train["tokens"] / positions),
+        longest_row=report["longest_row"],
+    )
+
+
+def _from_rows(run: Run, tokenize: bool) -> DataPlan:
+    # numpy and tokenizers, some tenths of a second: not for those who only ask about what is finished.
+    from neuron_ops.planning.raw_rows import look_at
+    from neuron_ops.rows.chat import open_chat
+
+    dataset, length = run.recipe.dataset, run.recipe.graph.sequence_length
+    with run.raw.local(run.version) as raw, local_files(run, (*TOKENIZER_FILES, "config.json")) as model:
+        chat = open_chat(model, dataset) if model is not None and tokenize else None
+        found = look_at(raw, dataset, length, chat)
+    return _Estimate(run.recipe, found).plan()
+
+
+def padding_warnings(data: DataPlan, sequence_length: int) -> Iterator[str]:
+    """Where most of the time would go into nothing."""
+    if data.padding_share.low <= MUCH_PADDING:
+        return
+    longest = f" (the longest row has {data.longest_row:,} tokens)" if data.longest_row else ""
+    yield (
+        f"{show_share(data.padding_share)} of what training computes is padding. Lower graph.sequence_length from "
+        f"{sequence_length:,}{longest}, or set dataset.packing where the backend can."
+    )
+
+
+class _Estimate:
+    """A DataPlan from raw rows: all of them tokenized, a sample tokenized, or only their bytes known."""
+
+    def __init__(self, recipe: Recipe, found: "RawRows") -> None:
+        self._length, self._packing = recipe.graph.sequence_length, recipe.dataset.packing
+        self._found = found
+        self._lengths = found.sampled.lengths if found.sampled else ()
+        self._supervised = found.sampled.supervised if found.sampled else ()
+
+    def plan(self) -> DataPlan:
+        """The whole estimate."""
+        found, per_row = self._found, self._tokens_per_row()
+        tokens = self._tokens(per_row)
+        sequences = self._sequences(held_out=False, per_row=per_row)
+        return DataPlan(
+            source=self._source(),
+            rows=found.rows,
+            training_rows=Range.exactly(found.train),
+            held_out_rows=Range.exactly(found.holdout),
+            tokens=tokens,
+            supervised_share=self._supervised_share(per_row),
+            sequences=sequences,
+            held_out_sequences=self._sequences(held_out=True, per_row=per_row),
+            padding_share=self._padding(tokens, sequences),
+            longest_row=max(self._lengths, default=None),
+        )
+
+    def _padding(self, tokens: Range, sequences: Range) -> Range:
+        few = max(1 - tokens.low / (sequences.low * self._length), 0.0)
+        many = max(1 - tokens.high / (sequences.high * self._length), 0.0)
+        return Range(min(few, many), max(few, many))
+
+    def _tokens(self, per_row: Range) -> Range:
+        if self._found.is_complete:
+            return Range.exactly(sum(self._of_split(self._lengths, held_out=False)))
+        return per_row.scaled(self._found.train)
+
+    def _tokens_per_row(self) -> Range:
+        if not self._lengths:
+            return Range.exactly(self._found.bytes_per_row).over(BYTES_PER_TOKEN) + TEMPLATE_TOKENS
+        mean = sum(self._lengths) / len(self._lengths)
+        error = STANDARD_ERRORS * pstdev(self._lengths) / sqrt(len(self._lengths))
+        return Range(mean - error, mean + error)
+
+    def _supervised_share(self, per_row: Range) -> Range:
+        if not self._lengths:
+            answers = Range.exactly(self._found.answer_bytes_per_row).over(BYTES_PER_TOKEN)
+            return Range(answers.low / per_row.high, min(answers.high / per_row.low, 1.0))
+        learned, seen = (self._of_split(numbers, held_out=False) for numbers in (self._supervised, self._lengths))
+        return Range.exactly(sum(learned) / max(sum(seen), 1))
+
+    def _sequences(self, held_out: bool, per_row: Range) -> Range:
+        rows = self._found.holdout if held_out else self._found.train
+        if not self._packing:
+            return Range.exactly(rows)
+        if self._found.is_complete:
+            return Range.exactly(self._packed(self._of_split(self._lengths, held_out=held_out)))
+        positions = self._length * self._density()
+        return Range(ceil(rows * per_row.low / self._length), ceil(rows * per_row.high / positions))
+
+    def _of_split(self, numbers: Sequence[int], held_out: bool) -> list[int]:
+        """One number for each sampled row of the split."""
+        chosen = self._found.sampled.held_out if self._found.sampled else ()
+        return [number for number, is_held_out in zip(numbers, chosen, strict=True) if is_held_out == held_out]
+
+    def _packed(self, lengths: Sequence[int]) -> int:
+        from neuron_ops.rows.packing import plan_packed  # numpy
+
+        return len(plan_packed(lengths, self._length))
+
+    def _density(self) -> float:
+        """Real tokens of a packed sequence, as a share, where it is lowest: more rows fill sequences better."""
+        if not self._lengths:
+            return ASSUMED_DENSITY
+        return sum(self._lengths) / (self._packed(self._lengths) * self._length)
+
+    def _source(self) -> str:
+        if self._found.is_complete:
+            return f"exact: all {len(self._lengths):,} rows that fit were tokenized"
+        if self._lengths:
+            return f"rows counted, tokens estimated from a sample of {len(self._lengths):,} rows"
+        return (
+            f"rows counted; {BYTES_PER_TOKEN.low:g} to {BYTES_PER_TOKEN.high:g} bytes a token and "
+            f"{TEMPLATE_TOKENS.low:g} to {TEMPLATE_TOKENS.high:g} tokens of template a row assumed, because no "
+            "usable tokenizer is at hand; materializing base_model brings one"
+        )

@@ -1,0 +1,51 @@
+"""Whether a store in a local folder has room for what is still to be made. A bucket always has.
+
+Only the large things count: a copy of the base model, the merged model, checkpoints and token rows.
+"""
+
+import shutil
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from neuron_ops.planning.data import DataPlan
+from neuron_ops.planning.memory import adapter_parameters
+from neuron_ops.planning.model_files import weights_bytes
+from neuron_ops.planning.model_shape import ModelShape
+from neuron_ops.planning.quantities import Range, show_bytes
+from neuron_ops.run import Run
+
+STATE_BYTES = 12
+"""For each of the adapter's parameters in a checkpoint: itself and two moments, float32."""
+POSITION_BYTES = 12
+"""Of a token row: id, label and position."""
+
+
+def disk_warnings(run: Run, to_make: Collection[str], data: DataPlan | None, shape: ModelShape | None) -> Iterator[str]:
+    """What is missing on the disk for the artifacts that are to be made."""
+    if "://" in run.store.url:
+        return
+    needed, free = _needed(run, to_make, data, shape), _free(Path(run.store.url))
+    if needed > free:
+        yield (
+            f"{run.store.url} has {show_bytes(Range.exactly(free))} left, but what is still to be made needs "
+            f"{show_bytes(Range.exactly(needed))}. Free some, or give the store (FINE_TUNE_STORE) another place."
+        )
+
+
+def _needed(run: Run, to_make: Collection[str], data: DataPlan | None, shape: ModelShape | None) -> float:
+    weights, recipe = weights_bytes(run), run.recipe
+    sizes: dict[str, float] = {"base_model": weights, "merged_model": weights}
+    if data is not None:
+        sequences = data.sequences.low + data.held_out_sequences.low
+        sizes["tokenized_dataset"] = sequences * recipe.graph.sequence_length * POSITION_BYTES
+    if shape is not None:
+        # The best one is kept besides the newest, and the next is written before an old one goes.
+        checkpoints = recipe.training.keep_checkpoints + 2
+        sizes["lora_checkpoints"] = checkpoints * STATE_BYTES * adapter_parameters(recipe, shape, ranks=1)
+    return sum(size for artifact, size in sizes.items() if artifact in to_make)
+
+
+def _free(folder: Path) -> int:
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free

@@ -1,0 +1,158 @@
+"""How long a training takes and what it costs, as ranges whose assumptions stand beside them.
+
+A finished training with the same graph on the same layout knows its own rate; else Trainium's is assumed from its peak.
+For other devices nothing is assumed: a recipe does not name the CPU or the GPU.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from neuron_ops.artifacts import Address, Artifact
+from neuron_ops.backends import Layout
+from neuron_ops.errors import CorruptArtifact
+from neuron_ops.planning.assumptions import (
+    COMPILATION,
+    COMPILATION_SOURCE,
+    UTILIZATION,
+    UTILIZATION_SOURCE,
+    Machine,
+    machine,
+)
+from neuron_ops.planning.exposure import Exposure
+from neuron_ops.planning.graphs import GraphsPlan
+from neuron_ops.planning.model_shape import ModelShape
+from neuron_ops.planning.quantities import Range
+from neuron_ops.recipe import Recipe
+from neuron_ops.run import Run
+
+TRAININGS = "lora_checkpoints"
+MAX_TRAININGS = 50
+"""Manifests that are read to find a rate: one request each in S3."""
+MEASURED = "measured by finished trainings of this base model with this graph and layout"
+FORWARD_SHARE = 0.5
+"""Of a training step's work, what an evaluation repeats: through a frozen base, backward costs as much as forward."""
+
+
+@dataclass(frozen=True, slots=True)
+class DurationPlan:
+    """Time that an accelerator is booked for; waiting for a node, loading and checkpoints are not in it."""
+
+    tokens_per_second: Range | None
+    """Over all ranks, padding counted."""
+    rate_source: str
+    training_seconds: Range | None
+    compile_seconds: Range | None
+    """Zero where the graphs are compiled already; None where nothing is known."""
+    compile_source: str
+    usd_per_hour: float | None
+    """Of all nodes together."""
+    price_source: str
+    usd: Range | None
+
+
+def plan_duration(
+    run: Run, layout: Layout, exposure: Exposure, graphs: GraphsPlan | None, shape: ModelShape | None
+) -> DurationPlan:
+    """Put rate, work and price together, as far as each is known."""
+    recipe, known = run.recipe, machine(run.recipe.hardware.instance_type)
+    measured = _measured_rate(run, layout)
+    rate, rate_source = (measured, MEASURED) if measured else _assumed_rate(recipe, layout, known, shape)
+    work = Range.exactly(exposure.positions) + exposure.evaluated_positions.scaled(FORWARD_SHARE)
+    training = work.over(rate) if rate else None
+    compilation, compile_source = _compilation(recipe, graphs, known)
+    price, price_source = _price(recipe, known)
+    booked = training + compilation if training and compilation else None
+    return DurationPlan(
+        tokens_per_second=rate,
+        rate_source=rate_source,
+        training_seconds=training,
+        compile_seconds=compilation,
+        compile_source=compile_source,
+        usd_per_hour=price,
+        price_source=price_source,
+        usd=booked.scaled(price / 3600) if booked and price is not None else None,
+    )
+
+
+def flops_per_token(recipe: Recipe, shape: ModelShape) -> float:
+    """Operations for one token: forward, and backward through a frozen base, which has no gradient of its weights.
+
+    Each of the multiplied parameters costs 2 forward and 2 backward; each of the sequence's positions costs attention
+    4 for every query's number forward and 8 backward; recomputing repeats the forward.
+    """
+    length = recipe.graph.sequence_length
+    attention = shape.layers * shape.heads * shape.head_dim * length
+    forward = 2 * shape.multiplied_parameters() + 4 * attention
+    backward = 2 * shape.multiplied_parameters() + 8 * attention
+    return backward + forward * (2 if recipe.graph.gradient_checkpointing else 1)
+
+
+def _measured_rate(run: Run, layout: Layout) -> Range | None:
+    base = run.find("base_model")
+    if base is None:
+        return None
+    wanted = {"GraphSection": run.recipe.graph.model_dump(mode="json"), "layout": layout.as_json()}
+    alike = [
+        training.manifest
+        for training in islice(_trainings(run), MAX_TRAININGS)
+        if _is_alike(training.manifest.reads.get("recipe", {}), wanted)
+        and _base_digest(training) == base.manifest.digest
+    ]
+    rates = [float(manifest.metrics.get("tokens_per_second") or 0) for manifest in alike]
+    if not any(rates):
+        return None
+    return Range(min(filter(None, rates)), max(rates))
+
+
+def _trainings(run: Run) -> Iterator[Artifact]:
+    for version in run.store.files.children(TRAININGS):
+        for name in run.store.files.children(f"{TRAININGS}/{version}"):
+            with contextlib.suppress(CorruptArtifact):  # another training's trouble is none of this one's
+                found = run.store.find(Address(TRAININGS, name, version))
+                if found is not None:
+                    yield found
+
+
+def _base_digest(training: Artifact) -> str | None:
+    record = training.manifest.inputs.get("base_model")
+    return record.digest if record else None
+
+
+def _is_alike(reads: dict[str, Any], wanted: dict[str, Any]) -> bool:  # Any: JSON of recipe sections
+    return all(reads.get(name) == value for name, value in wanted.items())
+
+
+def _assumed_rate(
+    recipe: Recipe, layout: Layout, known: Machine | None, shape: ModelShape | None
+) -> tuple[Range | None, str]:
+    if known is None:
+        return None, (
+            "not estimated: no training with this graph and layout is finished in this store, and the recipe names "
+            "neither the CPU nor the GPU"
+        )
+    if shape is None:
+        return None, "not estimated until base_model is materialized: its size is not known"
+    peak = known.core_flops * layout.world_size
+    return UTILIZATION.scaled(peak / flops_per_token(recipe, shape)), UTILIZATION_SOURCE
+
+
+def _compilation(recipe: Recipe, graphs: GraphsPlan | None, known: Machine | None) -> tuple[Range | None, str]:
+    if graphs is not None and graphs.is_hit:
+        return Range.exactly(0), "nothing to compile: the graphs are finished"
+    if known is not None:
+        return COMPILATION, COMPILATION_SOURCE
+    if recipe.graph.torch_compile:
+        return None, "not estimated for torch.compile; the step says how long it took"
+    return Range.exactly(0), "nothing to compile: training runs eagerly"
+
+
+def _price(recipe: Recipe, known: Machine | None) -> tuple[float | None, str]:
+    hardware = recipe.hardware
+    if hardware.usd_per_hour is not None:
+        return hardware.nodes * hardware.usd_per_hour, "hardware.usd_per_hour"
+    if known is None:
+        return None, "not known; set hardware.usd_per_hour"
+    return hardware.nodes * known.usd_per_hour, f"{known.price_source}; check it, or set hardware.usd_per_hour"

@@ -1,0 +1,66 @@
+"""Whether training will find its graphs compiled, and if not, what changed since they were.
+
+Compiling, and what a compiled artifact holds, belong to `compile`.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+
+from neuron_ops.artifacts import Artifact, Scalar
+from neuron_ops.errors import MissingArtifact
+from neuron_ops.run import Run
+
+ARTIFACT = "compiled_graph_cache"
+SHOWN_FACTS = ("graphs", "compiler", "compile_seconds", "longest_compile_seconds", "graph_bytes", "reason")
+EXECUTABLE = ".neff"
+"""What a device runs: one in the folder of each compiled module."""
+
+
+@dataclass(frozen=True, slots=True)
+class GraphsPlan:
+    """One address, and what is there."""
+
+    address: str | None
+    """None while the base model, whose config is part of the address, has not been fetched."""
+    is_hit: bool = False
+    facts: Mapping[str, Scalar] = field(default_factory=dict)
+    """On a hit: what the artifact says about itself, such as how many graphs and how many seconds they took."""
+    modules: Mapping[str, int] = field(default_factory=dict)
+    """On a hit: the compiled modules that it lists, with their bytes."""
+    nearest: str | None = None
+    """On a miss: the finished artifact that is most like it."""
+    differences: tuple[str, ...] = ()
+    """On a miss: the fields in which that one differs, such as `graph.sequence_length: 512 -> 1024`."""
+
+
+def plan_graphs(run: Run) -> GraphsPlan:
+    """Look the address up.
+
+    Raises:
+        InvalidInput: the recipe's hardware does not work out, so there is no address.
+    """
+    try:
+        found = run.find(ARTIFACT)
+        address = str(run.plan(ARTIFACT).address)
+    except MissingArtifact:
+        return GraphsPlan(None)
+    if found is not None:
+        facts = {name: value for name, value in found.manifest.metrics.items() if name in SHOWN_FACTS}
+        return GraphsPlan(address, is_hit=True, facts=facts, modules=_modules(found))
+    nearest = run.nearest(ARTIFACT)
+    if nearest is None:
+        return GraphsPlan(address)
+    other, differences = nearest
+    return GraphsPlan(address, nearest=str(other), differences=tuple(map(_as_in_a_recipe, differences)))
+
+
+def _modules(found: Artifact) -> dict[str, int]:
+    files = ((PurePosixPath(file.name), file.bytes) for file in found.manifest.files)
+    return {path.parent.name: size for path, size in files if path.suffix == EXECUTABLE}
+
+
+def _as_in_a_recipe(difference: str) -> str:
+    """`recipe.GraphSection.attention: …` as `graph.attention: …`, which is what a person would change."""
+    return re.sub(r"^recipe\.(\w+?)(Section)?\.", lambda found: f"{found[1].lower()}.", difference)

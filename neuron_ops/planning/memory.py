@@ -1,0 +1,160 @@
+"""What one training process holds in its device's memory, part by part, against what there is.
+
+Weights, adapter, gradients and optimizer state follow from shapes. Activations follow Korthikanti et al. 2022
+("Reducing Activation Recomputation in Large Transformer Models"): count what the backward pass needs of each layer, per
+token. Their count is for a GPT that trains every weight; here the base is frozen, so a linear layer's input is kept
+only where an adapter needs it. The lower end is what any implementation keeps, the upper end what transformers and PEFT
+keep without fusing anything.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from neuron_ops.backends import Layout
+from neuron_ops.errors import InvalidInput
+from neuron_ops.planning.assumptions import RUNTIME_BYTES
+from neuron_ops.planning.model_shape import ModelShape
+from neuron_ops.planning.quantities import Range, show_bytes, total
+from neuron_ops.recipe import Recipe
+
+FLOAT = 4
+ITEM_BYTES = {"float32": 4, "bfloat16": 2}
+SAME_INPUT = (("q_proj", "k_proj", "v_proj"), ("o_proj",), ("gate_proj", "up_proj"), ("down_proj",))
+"""Layers that read the same tensor."""
+PLACES = {"cpu": "each process", "cuda": "each GPU", "neuron": "each core"}
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One of the things in memory."""
+
+    name: str
+    bytes: Range
+    how: str
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPlan:
+    """Everything one process holds at its worst moment."""
+
+    place: str
+    parts: tuple[Part, ...]
+    capacity: int | None
+    """Bytes that there are; None where the recipe does not say on what it runs."""
+
+    @property
+    def total(self) -> Range:
+        """All parts at once."""
+        return total([part.bytes for part in self.parts])
+
+
+def plan_memory(recipe: Recipe, shape: ModelShape, layout: Layout, capacity: int | None) -> MemoryPlan:
+    """The parts, on the rank that holds most."""
+    graph, ranks = recipe.graph, layout.tensor_parallel
+    item = ITEM_BYTES[graph.dtype]
+    stages = layout.pipeline_parallel
+    weights = shape.parameters(ranks) * item / stages
+    adapter = adapter_parameters(recipe, shape, ranks) / stages
+    tokens = graph.micro_batch_size * graph.sequence_length
+    copies = 2 if layout.data_parallel > 1 else 1  # a bucket for the exchange between ranks
+    parts = (
+        Part("base model", Range.exactly(weights), f"{shape.parameters(ranks):,} parameters in {graph.dtype}"),
+        Part("adapter", Range.exactly(FLOAT * adapter), f"{adapter:,.0f} parameters in float32"),
+        Part("gradients", Range(FLOAT * adapter, copies * FLOAT * adapter), "of the adapter, float32"),
+        Part("AdamW", Range.exactly(2 * FLOAT * adapter), "two moments for each of the adapter's parameters, float32"),
+        Part("activations", _activations(recipe, shape, ranks).scaled(tokens), _activations_how(recipe)),
+        Part("logits and loss", _logits(item, shape, ranks).scaled(tokens), f"vocabulary {shape.vocabulary:,}"),
+        Part("runtime", RUNTIME_BYTES[layout.backend], "assumed"),
+    )
+    return MemoryPlan(PLACES[layout.backend], parts, capacity)
+
+
+def check_memory(plan: MemoryPlan) -> None:
+    """Stop where even the lower end does not fit.
+
+    Raises:
+        InvalidInput: too much for the device.
+    """
+    if plan.capacity is not None and plan.total.low > plan.capacity:
+        largest = max(plan.parts, key=lambda part: part.bytes.low)
+        raise InvalidInput(
+            f"{plan.place.capitalize()} would need at least {show_bytes(Range.exactly(plan.total.low))}, but has "
+            f"{show_bytes(Range.exactly(plan.capacity))}; the most is for the {largest.name}. Raise "
+            "hardware.tensor_parallel, set graph.gradient_checkpointing, or lower graph.micro_batch_size or "
+            "graph.sequence_length."
+        )
+
+
+def memory_warnings(plan: MemoryPlan) -> Iterator[str]:
+    """Where it fits at best and does not at worst."""
+    if plan.capacity is not None and plan.total.low <= plan.capacity < plan.total.high:
+        yield (
+            f"{plan.place.capitalize()} may need up to {show_bytes(Range.exactly(plan.total.high))} of its "
+            f"{show_bytes(Range.exactly(plan.capacity))}. graph.gradient_checkpointing would be on the safe side."
+        )
+
+
+def adapter_parameters(recipe: Recipe, shape: ModelShape, ranks: int) -> int:
+    """Parameters of the adapter on one rank: the factor on a layer's unsplit side is whole on every rank."""
+    lora, linears = recipe.graph.lora, shape.linears(ranks)
+    return shape.layers * sum(lora.r * (linears[name].inputs + linears[name].outputs) for name in lora.target_modules)
+
+
+def _activations(recipe: Recipe, shape: ModelShape, ranks: int) -> Range:
+    """Bytes per token between forward and backward, over all layers of one rank."""
+    graph = recipe.graph
+    layer = total([_norms(recipe, shape, ranks), _attention(recipe, shape, ranks), _mlp(recipe, shape, ranks)])
+    layer += _adapter_inputs(recipe, shape, ranks)
+    if not graph.gradient_checkpointing:
+        return layer.scaled(shape.layers)
+    # Each layer keeps its input only, and one at a time is computed again.
+    kept = ITEM_BYTES[graph.dtype] * shape.hidden * shape.layers
+    return layer + Range(kept / ranks, kept)
+
+
+def _norms(recipe: Recipe, shape: ModelShape, ranks: int) -> Range:
+    """Two norms keep their input: split by sequence over the ranks at best, and as a float32 copy at worst."""
+    item = ITEM_BYTES[recipe.graph.dtype]
+    return Range(2 * item * shape.hidden / ranks, 2 * FLOAT * shape.hidden)
+
+
+def _attention(recipe: Recipe, shape: ModelShape, ranks: int) -> Range:
+    """Queries, keys, values, and either output and mask or, with eager attention, every score."""
+    item, linears, length = ITEM_BYTES[recipe.graph.dtype], shape.linears(ranks), recipe.graph.sequence_length
+    queries, keys = linears["q_proj"].outputs, linears["k_proj"].outputs
+    heads = queries // shape.head_dim
+    low, high = item * (queries + 2 * keys), item * 3 * queries
+    if recipe.graph.attention != "eager":
+        return Range(low + item * queries, high + item * (queries + length) + FLOAT * heads)
+    scores = heads * length
+    # The softmax is computed and kept in float32, and again in the model's own format for the product with the values.
+    return Range(low + item * scores, high + (FLOAT + (item if item < FLOAT else 0)) * scores)
+
+
+def _mlp(recipe: Recipe, shape: ModelShape, ranks: int) -> Range:
+    """Gate and up; unfused, the activated gate too."""
+    width = shape.linears(ranks)["gate_proj"].outputs
+    item = ITEM_BYTES[recipe.graph.dtype]
+    return Range(2 * item * width, 3 * item * width)
+
+
+def _adapter_inputs(recipe: Recipe, shape: ModelShape, ranks: int) -> Range:
+    """What the adapter's first factors read: once for layers that share it, or a float32 copy with its dropout each."""
+    graph, linears = recipe.graph, shape.linears(ranks)
+    item, targets = ITEM_BYTES[graph.dtype], graph.lora.target_modules
+    shared = sum(linears[group[0]].inputs for group in SAME_INPUT if set(group) & set(targets))
+    each = sum(linears[name].inputs for name in targets)
+    copies = 2 if graph.lora.dropout else 1  # what was dropped is kept in float32 too, on a CPU
+    return Range(item * shared / ranks, copies * FLOAT * each + FLOAT * graph.lora.r * len(targets))
+
+
+def _activations_how(recipe: Recipe) -> str:
+    graph = recipe.graph
+    again = "each layer's input and one layer's inside" if graph.gradient_checkpointing else "kept for every layer"
+    return f"{graph.micro_batch_size} x {graph.sequence_length:,} tokens, {graph.attention} attention, {again}"
+
+
+def _logits(item: int, shape: ModelShape, ranks: int) -> Range:
+    """Per token: the log-probabilities in float32; unfused also the logits twice and both their gradients."""
+    share = -(-shape.vocabulary // ranks)
+    return Range(FLOAT * share, (3 * FLOAT + 2 * item) * share)

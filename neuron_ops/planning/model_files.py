@@ -1,0 +1,59 @@
+"""The base model's small files, wherever they are at hand: fetched already, or still in the folder they come from.
+
+A model that is only named by its repository is not looked up: a plan needs no network beyond its store.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from neuron_ops.files import Files, open_files
+from neuron_ops.model_config import parse_config
+from neuron_ops.recipe import BaseModelSection, package_path
+from neuron_ops.run import Run
+
+WEIGHTS = ".safetensors"
+
+
+def read_config(run: Run) -> tuple[dict[str, Any], str] | None:  # Any: whatever a published config holds
+    """The base model's config.json and the folder that it is in; None before the model is at hand.
+
+    Raises:
+        InvalidInput: there is none in the folder, or it is not a Llama's.
+        CorruptArtifact: it is no JSON.
+    """
+    found, files = run.find("base_model"), _source(run.recipe.base_model)
+    if found is not None:
+        return parse_config(found.read("config.json"), str(found.address)), str(found.address)
+    if files is not None:
+        return parse_config(files.read("config.json"), files.url), files.url
+    return None
+
+
+@contextlib.contextmanager
+def local_files(run: Run, names: tuple[str, ...]) -> Iterator[Path | None]:
+    """Those of the named files that the base model has, as a local folder; None before the model is at hand."""
+    found, files = run.find("base_model"), _source(run.recipe.base_model)
+    if found is not None:
+        with found.local(names=names) as folder:
+            yield folder
+    elif files is not None:
+        with files.local("", [name for name in names if name in files.stamps("")]) as folder:
+            yield folder
+    else:
+        yield None
+
+
+def _source(section: BaseModelSection) -> Files | None:
+    if section.path is None:
+        return None
+    return open_files(str(package_path(section.path) or section.path))
+
+
+def weights_bytes(run: Run) -> int:
+    """Bytes of the base model's weights; zero before the model is at hand."""
+    found, files = run.find("base_model"), _source(run.recipe.base_model)
+    if found is not None:
+        return sum(file.bytes for file in found.manifest.files if file.name.endswith(WEIGHTS))
+    return sum(size for name, (size, _) in files.stamps("").items() if name.endswith(WEIGHTS)) if files else 0

@@ -1,0 +1,103 @@
+"""How large a Llama is, whole and as one of several tensor-parallel ranks holds it, from its config.json alone.
+
+Shapes and counts of parameters belong here; bytes belong to `memory`, floating-point operations to `duration`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from neuron_ops.errors import InvalidInput
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """One linear layer, or a rank's part of it."""
+
+    inputs: int
+    outputs: int
+
+    @property
+    def parameters(self) -> int:
+        """Weights; Llama's layers have no bias."""
+        return self.inputs * self.outputs
+
+
+@dataclass(frozen=True, slots=True)
+class ModelShape:
+    """The numbers of a Llama's config.json that decide its size."""
+
+    layers: int
+    hidden: int
+    intermediate: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocabulary: int
+    tied_embeddings: bool
+
+    def linears(self, ranks: int = 1) -> dict[str, Linear]:
+        """The linear layers of one decoder layer, by the names that LoRA targets, as one of `ranks` holds them.
+
+        Query, gate and up are split by their outputs, o and down by their inputs. There are no fewer key and value
+        heads than one on a rank: with more ranks than heads, several ranks hold copies of the same one.
+        """
+        queries = _share(self.heads, ranks) * self.head_dim
+        keys = _share(self.kv_heads, ranks) * self.head_dim
+        width = _share(self.intermediate, ranks)
+        return {
+            "q_proj": Linear(self.hidden, queries),
+            "k_proj": Linear(self.hidden, keys),
+            "v_proj": Linear(self.hidden, keys),
+            "o_proj": Linear(queries, self.hidden),
+            "gate_proj": Linear(self.hidden, width),
+            "up_proj": Linear(self.hidden, width),
+            "down_proj": Linear(width, self.hidden),
+        }
+
+    def parameters(self, ranks: int = 1) -> int:
+        """Parameters on one rank: layers, both embeddings split by vocabulary, norms whole."""
+        layer = sum(linear.parameters for linear in self.linears(ranks).values()) + 2 * self.hidden
+        embeddings = (1 if self.tied_embeddings else 2) * _share(self.vocabulary, ranks) * self.hidden
+        return self.layers * layer + embeddings + self.hidden
+
+    def multiplied_parameters(self) -> int:
+        """Parameters that each token is multiplied with: all but norms and the input embedding, which is looked up."""
+        layer = sum(linear.parameters for linear in self.linears().values())
+        return self.layers * layer + self.vocabulary * self.hidden
+
+
+def read_shape(config: Mapping[str, Any], where: str) -> ModelShape:
+    """The shape that a config.json describes.
+
+    Raises:
+        InvalidInput: a number is missing or is none.
+    """
+    heads = _number(config, "num_attention_heads", where)
+    hidden = _number(config, "hidden_size", where)
+    return ModelShape(
+        layers=_number(config, "num_hidden_layers", where),
+        hidden=hidden,
+        intermediate=_number(config, "intermediate_size", where),
+        heads=heads,
+        kv_heads=_number(config, "num_key_value_heads", where, default=heads),
+        head_dim=_number(config, "head_dim", where, default=max(hidden // heads, 1)),
+        vocabulary=_number(config, "vocab_size", where),
+        tied_embeddings=bool(config.get("tie_word_embeddings", False)),
+    )
+
+
+def _number(config: Mapping[str, Any], name: str, where: str, default: int | None = None) -> int:
+    value = config.get(name)
+    if value is None:
+        value = default
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise InvalidInput(
+            f"{where}: {name} is {value!r}, but the size of a Llama needs a whole number from 1. "
+            "Fetch the base model again, or choose a Llama-architecture model."
+        )
+    return value
+
+
+def _share(whole: int, ranks: int) -> int:
+    return -(-whole // ranks)

@@ -1,0 +1,58 @@
+"""A store, raw rows and runs on them, with the shipped model as base where a test wants one fetched."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from neuron_ops.artifacts import Artifact, ArtifactStore
+from neuron_ops.raw import RawDatasets
+from neuron_ops.recipe import package_path
+from neuron_ops.recipe_file import load_recipe
+from neuron_ops.run import Run
+from tests.neuron_ops.conftest import publish_files
+
+MakeRun = Callable[..., Run]
+VERSION = "v1"
+
+
+@pytest.fixture
+def make_run(tmp_path: Path) -> MakeRun:
+    """A run of the demo's recipe, changed by keyword: `training__steps=3` overrides training.steps."""
+
+    def make(recipe: str = "tiny_llama_cpu", rows: list[str] | None = None, **overrides: Any) -> Run:
+        raw = RawDatasets(str(tmp_path / "raw"))
+        if not raw.has_landed(VERSION):
+            deliver(raw, tmp_path / "delivery", demo_rows() if rows is None else rows)
+        changed = {name.replace("__", "."): value for name, value in overrides.items()}
+        return Run(load_recipe(recipe, changed), ArtifactStore(str(tmp_path / "store")), raw, VERSION)
+
+    return make
+
+
+def demo_rows(number: int = 120) -> list[str]:
+    """The first rows of the demo's dataset, one line each."""
+    rows = package_path("package:demo/raw/demo-v1")
+    assert rows is not None
+    return (rows / "rows.jsonl").read_text(encoding="utf-8").splitlines()[:number]
+
+
+def deliver(raw: RawDatasets, folder: Path, rows: list[str]) -> None:
+    """Let the rows land."""
+    folder.mkdir()
+    (folder / "rows.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    raw.land(VERSION, folder)
+
+
+def publish(run: Run, artifact: str, contents: dict[str, bytes], **fields: Any) -> Artifact:
+    """Finish an artifact at its address, with what its plan says that it reads."""
+    plan = run.plan(artifact)
+    return publish_files(run.store, plan.address, contents, reads=plan.reads, inputs=plan.inputs, **fields)
+
+
+def fetch_base(run: Run) -> Artifact:
+    """Finish base_model with the files of the folder that the recipe names."""
+    folder = package_path(str(run.recipe.base_model.path))
+    assert folder is not None
+    return publish(run, "base_model", {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()})
