@@ -112,7 +112,7 @@ def bench(cluster: Cluster) -> Bench:
 
 
 def assert_nothing_is_left(cluster: Cluster) -> None:
-    cluster.wait_for(lambda: [name_of(pod) for pod in cluster.pods()] == ["launcher"], "the pods to go")
+    cluster.wait_for(lambda: cluster.pods("fine-tune/training") == [], "the pods to go")
     assert cluster.jobs() == []
     assert cluster.objects(SERVICES) == []
 
@@ -168,6 +168,18 @@ def test_an_evicted_pod_is_named_with_the_clusters_words(bench: Bench) -> None:
 
     assert ending.reason.startswith("node 0 (pod ")
     assert "was taken away (TerminationByKubelet: The node was low on resource: memory." in ending.reason
+    assert_nothing_is_left(bench.cluster)
+
+
+@pytest.mark.slow  # as long as a node is given to come back
+def test_a_lost_machine_ends_the_training(bench: Bench) -> None:
+    def lose_the_machine_of_node_1() -> None:
+        bench.cluster.lose_node(bench.cluster.pod(bench.pod(1))["spec"]["nodeName"])
+
+    ending = bench.run_while(SLEEP, lose_the_machine_of_node_1)
+
+    assert ending.status == 1
+    assert "taken away" in ending.reason
     assert_nothing_is_left(bench.cluster)
 
 
