@@ -4,6 +4,7 @@ What the pods are belongs to multi_node_manifests, what they say about themselve
 from the last checkpoint belongs to launching, the same for pods and local processes.
 """
 
+import re
 import socket
 import sys
 import time
@@ -34,6 +35,8 @@ from neuron_ops.steps import Step
 
 T = TypeVar("T")
 
+PROGRESS = re.compile(r"\[node 0\] \d\d:\d\d:\d\d (__main__|neuron_ops\S*) (?P<message>.+)")
+"""What a step's program logs (neuron_ops.cli gives the form); of all ranks, only the first says what is going on."""
 NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
@@ -198,7 +201,14 @@ def open_training(step: Step, run: Run, attempt: str, say: Callable[[str], None]
         )
     words = (step.verb, *flags(step, run.recipe.model_dump_json(), run.store.url, run.raw.url, run.dataset_version))
     training = Training(f"fine-tune-{step.verb}-{attempt}", run.recipe.hardware, words, launcher)
-    return PodTraining(training, api, say, _write)
+
+    def write(line: str) -> None:
+        sys.stdout.write(line)
+        sys.stdout.flush()
+        if progress := PROGRESS.match(line):
+            say(progress["message"])
+
+    return PodTraining(training, api, say, write)
 
 
 def _own_pod(setting: str | None) -> tuple[str, str]:
@@ -213,11 +223,6 @@ def _own_pod(setting: str | None) -> tuple[str, str]:
             f"FINE_TUNE_DEPLOYMENT is kubernetes, but this process is in no pod ({NAMESPACE_FILE}: {error.strerror}). "
             "Set it to local to start the nodes of the training on this machine."
         ) from error
-
-
-def _write(line: str) -> None:
-    sys.stdout.write(line)
-    sys.stdout.flush()
 
 
 def _outcome(job: Object | None) -> str | None:

@@ -23,7 +23,7 @@ class Failure:
 
     node: int
     why: str
-    """In words that follow "node 1"."""
+    """Node, pod, machine and reason, in words."""
     finished_at: str = ""
     error: OpsError | None = None
     """What its program reported, where it could."""

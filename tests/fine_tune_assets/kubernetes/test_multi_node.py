@@ -317,6 +317,7 @@ def test_two_pods_train_for_dagster_and_start_again_when_one_is_killed(
     assert metrics["resumed_from_step"] != 0
     assert "[node 0] " in (output := capfd.readouterr().out)
     assert "step 30/30 loss" in output
+    assert [line for line in lines if line.startswith("step 30/30 loss")], "progress is in the event log too"
     assert_nothing_is_left(cluster)
 
 
