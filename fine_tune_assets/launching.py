@@ -2,7 +2,7 @@
 
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,9 +21,12 @@ from dagster_shared.utils.warnings import PreviewWarning
 from fine_tune_assets.go_or_no_go import stop_unless_go
 from fine_tune_assets.interruption import interrupted
 from fine_tune_assets.resources import FineTuning
+from neuron_ops import launch
 from neuron_ops.artifacts import Artifact
+from neuron_ops.backends import layout
+from neuron_ops.ending import Ending
 from neuron_ops.errors import OpsError
-from neuron_ops.launch import command, environment, execute
+from neuron_ops.launch import command, environment
 from neuron_ops.run import Run
 from neuron_ops.steps import Step
 
@@ -61,11 +64,39 @@ def ensure(context: AssetExecutionContext, step: Step, fine_tuning: FineTuning) 
             return found, True
         if step.needs_accelerator:
             stop_unless_go(context, step, run)
-        _launch(context, step, run)
+        _launch(context, step, run, fine_tuning.deployment)
         return run.store.require(address), False
 
 
-def _launch(context: AssetExecutionContext, step: Step, run: Run) -> None:
+def _launch(context: AssetExecutionContext, step: Step, run: Run, deployment: str) -> None:
+    nodes = layout(run.recipe).nodes if step.launched_by_backend else 1
+    restarts = run.recipe.hardware.max_restarts if nodes > 1 else None
+
+    def attempt(number: int) -> Ending:
+        if deployment == "kubernetes" and nodes > 1:
+            return _in_pods(context, step, run, number)
+        return _in_processes(context, step, run)
+
+    def say(ending: Ending) -> None:
+        context.log.warning(f"{_how(step, ending)}. All nodes start again from the last checkpoint.")
+
+    ending = with_restarts(attempt, restarts or 0, say)
+    if ending.status != 0:
+        raise _failure(step, ending, restarts)
+
+
+def with_restarts(attempt: Callable[[int], Ending], restarts: int, say: Callable[[Ending], None]) -> Ending:
+    """A training on several nodes, which fails as a whole: each restart goes on from its last checkpoint."""
+    for number in range(restarts):
+        ending = attempt(number)
+        if ending.final:
+            return ending
+        say(ending)
+    return attempt(restarts)
+
+
+def _in_processes(context: AssetExecutionContext, step: Step, run: Run) -> Ending:
+    """On this machine, with progress in Dagster's event log."""
     with (
         tempfile.TemporaryDirectory(prefix="fine-tune-") as scratch,
         _without_preview_warning(),
@@ -74,18 +105,33 @@ def _launch(context: AssetExecutionContext, step: Step, run: Run) -> None:
         recipe_file = Path(scratch, "recipe.json")
         recipe_file.write_text(run.recipe.to_json())
         argv = command(step, run.recipe, recipe_file, run.store.url, run.raw.url, run.dataset_version)
-        status = execute(argv, {**environment(step), **session.get_bootstrap_env_vars()})
-    if status != 0:
-        raise _failure(step, status, session.get_custom_messages())
+        return launch.run(argv, {**environment(step, run.recipe), **session.get_bootstrap_env_vars()})
 
 
-def _failure(step: Step, status: int, messages: object) -> Failure:
-    for message in messages if isinstance(messages, list | tuple) else ():
-        if isinstance(message, dict) and "error" in message:
-            return _final_or_not(message["error"]["message"], message["error"]["retry"])
-    how = f"was killed by signal {-status}" if status < 0 else f"ended with exit status {status}"
-    hint = " (out of memory is the usual reason for signal 9)" if status == -9 else ""
-    return Failure(f"{step.verb} {how}{hint}. Its output is in this step's stderr.")
+def _in_pods(context: AssetExecutionContext, step: Step, run: Run, attempt: int) -> Ending:
+    """In pods of their own, one for each node; this process only waits, so its pod needs no accelerator."""
+    from fine_tune_assets.kubernetes.multi_node import open_training  # imports the Kubernetes client
+
+    name = f"{context.run.run_id[:8]}-{context.op_execution_context.retry_number}-{attempt}"
+    return open_training(step, run, name, context.log.info).run()
+
+
+def _failure(step: Step, ending: Ending, restarts: int | None) -> Failure:
+    if ending.error is not None and ending.final:
+        return StepFailure(str(ending.error))
+    if restarts is not None:
+        # They are the bound; Dagster's retries would multiply them.
+        return StepFailure(f"{_how(step, ending)}, after {restarts} restarts (hardware.max_restarts).")
+    return Failure(str(ending.error) if ending.error else f"{_how(step, ending)}. Its output is in this step's stderr.")
+
+
+def _how(step: Step, ending: Ending) -> str:
+    if ending.error is not None or ending.reason:
+        return f"{step.verb} failed: {str(ending.error or ending.reason).rstrip('.')}"
+    if ending.status < 0:
+        hint = " (out of memory is the usual reason for signal 9)" if ending.status == -9 else ""
+        return f"{step.verb} was killed by signal {-ending.status}{hint}"
+    return f"{step.verb} ended with exit status {ending.status}"
 
 
 def _final_or_not(message: str, retry: bool) -> Failure:

@@ -29,6 +29,10 @@ class Settings:
     """FINE_TUNE_DEPLOYMENT: local, or kubernetes where each step runs in a pod of its own."""
     pods: str | None = None
     """FINE_TUNE_PODS: file with the team's settings of these pods; None means their defaults."""
+    pod: str | None = None
+    """FINE_TUNE_POD: NAMESPACE/NAME of the pod that this process runs in; None: as Kubernetes tells its containers."""
+    kubeconfig: str | None = None
+    """KUBECONFIG: how to reach Kubernetes from outside; None: as from a pod."""
 
 
 def read_settings() -> Settings:
@@ -41,6 +45,8 @@ def read_settings() -> Settings:
         dagster_home=os.environ.get("DAGSTER_HOME") or None,
         deployment=_deployment(os.environ.get("FINE_TUNE_DEPLOYMENT") or "local"),
         pods=os.environ.get("FINE_TUNE_PODS") or None,
+        pod=os.environ.get("FINE_TUNE_POD") or None,
+        kubeconfig=os.environ.get("KUBECONFIG") or None,
     )
 
 
@@ -59,3 +65,11 @@ def has_hub_token() -> bool:
     caches = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     home = os.environ.get("HF_HOME") or f"{caches}/huggingface"
     return Path(os.environ.get("HF_TOKEN_PATH") or f"{home}/token").is_file()
+
+
+def _deployment(name: str) -> Deployment:
+    for known in get_args(Deployment):
+        if name == known:
+            deployment: Deployment = known
+            return deployment
+    raise InvalidInput(f"FINE_TUNE_DEPLOYMENT is {name!r}. Set it to one of {', '.join(get_args(Deployment))}.")

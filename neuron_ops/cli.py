@@ -15,18 +15,22 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 from dagster_pipes import DAGSTER_PIPES_CONTEXT_ENV_VAR, PipesContext, open_dagster_pipes
 
 from neuron_ops.artifacts import ArtifactStore, CheckRecord, FileRecord, Manifest, Scalar, Writer
+from neuron_ops.backends import layout
+from neuron_ops.ending import ERROR_FILE, leave_error
 from neuron_ops.errors import OpsError
-from neuron_ops.launch import LAUNCHER_PID, end_without_launcher
+from neuron_ops.launch import LAUNCHER_PID, end_without_launcher, world_command
 from neuron_ops.raw import RawDatasets
+from neuron_ops.recipe import Recipe
 from neuron_ops.recipe_file import load_recipe
 from neuron_ops.run import Plan, Run
 from neuron_ops.steps import BY_VERB, Step
@@ -57,13 +61,24 @@ Build = Callable[[Run, Path], Product]
 
 def main(verb: str, build: Build) -> None:
     """Run a step as a program and exit: 0, an OpsError's code, 143 after SIGTERM, or 1 with a traceback."""
-    arguments = _parse(verb)
+    step, arguments = BY_VERB[verb], parse(BY_VERB[verb], sys.argv[1:])
+
+    def body() -> int:
+        run = _run(arguments)
+        _start_every_process(step, run.recipe)
+        make(step, run, build)
+        return 0
+
+    run_program(body, _dagster())
+
+
+def run_program(body: Callable[[], int], progress: contextlib.AbstractContextManager[None] | None = None) -> NoReturn:
+    """What every program of ours does around its body: logging, signals, errors as exit codes."""
     _configure_logging()
     _end_on_signals()
-    status = 0
-    with _dagster():
+    with progress or contextlib.nullcontext():
         try:
-            make(BY_VERB[verb], _run(arguments), build)
+            status = body()
         except OpsError as error:
             _report_error(error)
             status = error.exit_code
@@ -71,6 +86,13 @@ def main(verb: str, build: Build) -> None:
             status = int(stop.code or 0)
     # Outside: Dagster would show an exit that passes through its client as an exception with a stack of frames.
     sys.exit(status)
+
+
+def _start_every_process(step: Step, recipe: Recipe) -> None:
+    """Become the program that starts them, where a person typed a step that takes several; one would train wrong."""
+    if step.launched_by_backend and "RANK" not in os.environ and layout(recipe).world_size > 1:
+        argv = world_command(step, sys.argv[1:])
+        os.execv(argv[0], argv)
 
 
 def make(step: Step, run: Run, build: Build) -> None:
@@ -137,16 +159,16 @@ def _costs(seconds: float) -> dict[str, Scalar]:
     }
 
 
-def _parse(verb: str) -> argparse.Namespace:
-    step = BY_VERB[verb]
+def parse(step: Step, words: Sequence[str]) -> argparse.Namespace:
+    """The flags of a step, the same for each; exits with a word on usage where they are wrong."""
     parser = argparse.ArgumentParser(
-        prog=f"python -m neuron_ops.{verb}", description=f"Makes {step.artifact} and publishes it in the store."
+        prog=f"python -m neuron_ops.{step.verb}", description=f"Makes {step.artifact} and publishes it in the store."
     )
     parser.add_argument("--recipe", required=True, help="name of a shipped recipe, or a .yaml or .json file")
     parser.add_argument("--store", required=True, help="folder or s3://bucket/prefix that holds the artifacts")
     parser.add_argument("--raw", help="folder or s3://bucket/prefix of the raw datasets (default: STORE/raw)")
     parser.add_argument("--dataset-version", required=step.partitioned, help="the dataset version, such as demo-v1")
-    return parser.parse_args()
+    return parser.parse_args(words)
 
 
 def _run(arguments: argparse.Namespace) -> Run:
@@ -221,7 +243,9 @@ class _PipesHandler(logging.Handler):
 
 
 def _report_error(error: OpsError) -> None:
-    if PipesContext.is_initialized():
-        PipesContext.get().report_custom_message({"error": {"message": str(error), "retry": error.retry}})
+    """Where the launcher wants it, else to whoever reads stderr."""
+    file = os.environ.get(ERROR_FILE)
+    if file is not None:
+        leave_error(Path(file), error)
     else:
         sys.stderr.write(f"error: {error}\n")

@@ -75,9 +75,14 @@ def open_files(url: str) -> Files:
     """The tree at a local path, a file:// URL or an s3:// URL.
 
     Raises:
-        InvalidInput: another kind of URL, or an s3:// URL without s3fs being installed.
+        InvalidInput: another kind of URL, one with credentials in it, or an s3:// URL without s3fs being installed.
     """
     parts = urlsplit(url)
+    if "@" in parts.netloc:  # the URL is in command lines, run configurations and logs: here it is not repeated
+        raise InvalidInput(
+            f"Store {parts.scheme}://…@…: credentials have no place in a URL. "
+            "Give them in the environment or by a role, and write s3://bucket/prefix."
+        )
     if parts.scheme == "s3":
         from neuron_ops.s3_files import S3Files  # it needs this module
 

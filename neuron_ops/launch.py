@@ -1,7 +1,8 @@
 """From a step to a running program: its command line, its environment, its process group.
 
 A step runs in a process group of its own. When the caller is interrupted, every process of the group gets SIGTERM,
-time to end, then SIGKILL: cancel means cancel, also under torchrun. What the program does belongs to the step.
+time to end, then SIGKILL: cancel means cancel, also under torchrun. What the program does belongs to the step, and how
+several processes are started to nodes.
 """
 
 import contextlib
@@ -9,11 +10,14 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from neuron_ops import backends
 from neuron_ops.backends import layout
+from neuron_ops.ending import ERROR_FILE, Ending, read_error
 from neuron_ops.recipe import Recipe
 from neuron_ops.steps import Step
 
@@ -24,27 +28,43 @@ GRACE_SECONDS = 20.0
 
 
 def command(step: Step, recipe: Recipe, recipe_file: Path, store: str, raw: str, version: str | None) -> list[str]:
-    """The command line of a step; torchrun in front where the backend starts several processes.
+    """The command line of a step; where the backend wants several processes, the program that starts them all.
 
     Raises:
         InvalidInput: the recipe's hardware does not work out.
     """
-    processes = layout(recipe).processes_per_node if step.launched_by_backend else 1
-    program = ["-m", f"neuron_ops.{step.verb}", "--recipe", str(recipe_file), "--store", store, "--raw", raw]
-    if version is not None and step.partitioned:
-        program += ["--dataset-version", version]
-    if processes == 1:
-        return [sys.executable, *program]
-    # --standalone: c10d rendezvous on a free port of this machine, no etcd.
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    return [*torchrun, *program]
+    words = flags(step, str(recipe_file), store, raw, version)
+    if step.launched_by_backend and layout(recipe).world_size > 1:
+        return world_command(step, words)
+    return [sys.executable, "-m", f"neuron_ops.{step.verb}", *words]
 
 
-def environment(step: Step) -> dict[str, str]:
+def world_command(step: Step, words: Sequence[str]) -> list[str]:
+    """The program that starts every process of a step, with the step's own flags."""
+    return [sys.executable, "-m", "neuron_ops.nodes", step.verb, *words]
+
+
+def flags(step: Step, recipe: str, store: str, raw: str, version: str | None) -> list[str]:
+    """The flags of a step's program; `recipe` is a file, a shipped name, or the recipe itself as JSON."""
+    words = ["--recipe", recipe, "--store", store, "--raw", raw]
+    return [*words, "--dataset-version", version] if version is not None and step.partitioned else words
+
+
+def environment(step: Step, recipe: Recipe) -> dict[str, str]:
     """What a step's program should find in its environment beside what is there."""
+    if step.needs_accelerator:
+        return backends.environment(recipe)
     # numpy's BLAS reads this when numpy is imported, and starts a thread for each core otherwise. The blocks that are
     # computed here are too small for them: they would only spin.
     return {"OPENBLAS_NUM_THREADS": "1"} if step.verb in ("consolidate", "merge") else {}
+
+
+def run(argv: Sequence[str], extra_environment: Mapping[str, str]) -> Ending:
+    """Run a step's program to its end; also what error of ours it ended with."""
+    with tempfile.TemporaryDirectory(prefix="fine-tune-error-") as scratch:
+        file = Path(scratch, "error")
+        status = execute(argv, {**extra_environment, ERROR_FILE: str(file)})
+        return Ending(status, read_error(file))
 
 
 def execute(argv: Sequence[str], extra_environment: Mapping[str, str]) -> int:
@@ -53,8 +73,7 @@ def execute(argv: Sequence[str], extra_environment: Mapping[str, str]) -> int:
     The program inherits this process's environment, unread. Whatever interrupts the wait ends the whole process group
     before it goes on.
     """
-    environment = {**os.environ, **extra_environment, LAUNCHER_PID: str(os.getpid())}
-    process = subprocess.Popen(argv, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
+    process = start(argv, extra_environment, own_group=True)
     try:
         return process.wait()
     except BaseException:
@@ -66,6 +85,12 @@ def execute(argv: Sequence[str], extra_environment: Mapping[str, str]) -> int:
         # Also after a clean exit: a rank that outlived its leader would hold the accelerator.
         _signal(process, signal.SIGKILL)
         process.wait()
+
+
+def start(argv: Sequence[str], extra_environment: Mapping[str, str], own_group: bool) -> subprocess.Popen[bytes]:
+    """Start a program that ends itself when this process is gone."""
+    environment = {**os.environ, **extra_environment, LAUNCHER_PID: str(os.getpid())}
+    return subprocess.Popen(argv, env=environment, stdin=subprocess.DEVNULL, start_new_session=own_group)
 
 
 def end_without_launcher(launcher: int, interval: float = 1.0) -> None:

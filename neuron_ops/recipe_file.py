@@ -24,11 +24,14 @@ RECIPES = Path(__file__).parent / "recipes"
 def load_recipe(name_or_path: str, overrides: Mapping[str, object] | None = None) -> Recipe:
     """Read a recipe by its shipped name or its file, then apply `{"training.learning_rate": 1e-4}`-like overrides.
 
+    In place of a name it takes the recipe itself, as JSON.
+
     Raises:
         InvalidInput: no such recipe, not YAML, an unknown or missing field, a value out of range.
     """
-    path = _find(name_or_path)
-    data = _read_file(path)
+    inline = name_or_path.startswith("{")  # a pod has no file that its launcher could have written
+    path = Path("on the command line") if inline else _find(name_or_path)
+    data = _parse(name_or_path, path, ".json") if inline else _read_file(path)
     for dotted, value in (overrides or {}).items():
         _override(data, dotted, value)
     # JSON is pydantic's strict mode that still takes lists for tuples and 1 for 1.0, and nothing else.
@@ -90,12 +93,17 @@ def _find(name_or_path: str) -> Path:
 
 
 def _read_file(path: Path) -> dict[str, Any]:  # Any: what a file holds is unknown until the model has validated it
-    # Not all JSON is YAML: a line separator within a string would be folded, and the address would change.
-    kind, parse = ("JSON", _parse_json) if path.suffix == ".json" else ("YAML", _parse_yaml)
     try:
-        data = parse(path.read_text(encoding="utf-8"))
+        return _parse(path.read_text(encoding="utf-8"), path, path.suffix)
     except UnicodeDecodeError as error:
         raise InvalidInput(f"Recipe {path} is not UTF-8 text ({error.reason} at byte {error.start}).") from None
+
+
+def _parse(text: str, path: Path, suffix: str) -> dict[str, Any]:  # Any: as above
+    # Not all JSON is YAML: a line separator within a string would be folded, and the address would change.
+    kind, parse = ("JSON", _parse_json) if suffix == ".json" else ("YAML", _parse_yaml)
+    try:
+        data = parse(text)
     except (yaml.YAMLError, ValueError) as error:
         raise InvalidInput(f"Recipe {path} is not valid {kind}: {' '.join(str(error).split())}") from None
     if not isinstance(data, dict):

@@ -1,6 +1,7 @@
 """`fine-tune …`: each command does one thing, and each mistake ends in one line with nothing changed."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -124,6 +125,14 @@ def test_a_new_home_is_made_on_first_use(project: Project, typed: Typed, monkeyp
 
     assert typed("partitions", "list").exit_code == 0
     assert (project.root / "new" / "home" / "dagster.yaml").is_file()
+
+
+def test_a_dagster_home_that_is_mounted_is_left_as_it_is(project: Project) -> None:
+    config = project.home / "dagster.yaml"
+    os.utime(config, (1, 1))
+
+    assert project.command("fine-tune", "partitions", "list").returncode == 0
+    assert config.stat().st_mtime == 1  # in a pod the file is read-only
 
 
 # --- datasets

@@ -77,6 +77,32 @@ def test_a_step_that_is_killed_from_outside_is_tried_again_and_resumes(training:
     assert metrics["resumed_from_step"] == killed_at.result()
 
 
+@pytest.mark.parametrize("training", [3e-3], indirect=True)
+def test_two_nodes_of_which_one_is_killed_start_again_together_and_resume(training: Project) -> None:
+    two_nodes = replace(training, overrides={**training.overrides, "hardware.nodes": 2, "hardware.processes": 1})
+    with ThreadPoolExecutor(1) as pool:
+        killed_at = pool.submit(kill_rank, two_nodes)
+        result = two_nodes.materialize("v1", "compiled_graph_cache", "lora_checkpoints")
+
+    assert result.success
+    assert "STEP_UP_FOR_RETRY" not in [event.event_type_value for event in result.all_events]
+    with two_nodes.instance() as instance:
+        lines = [record.user_message for record in instance.all_logs(result.run_id)]
+    assert "train ended with exit status 1. All nodes start again from the last checkpoint." in lines
+    metrics = two_nodes.run("v1").require("lora_checkpoints").manifest.metrics
+    assert metrics["resumed_from_step"] >= killed_at.result()
+    assert metrics["steps"] == STEPS
+
+
+def kill_rank(project: Project) -> int:
+    """Kill one of a training's two ranks once there is a checkpoint; the newest checkpoint then."""
+    wait_until(lambda: newest_checkpoint(project) > 0)
+    ranks = [rank for rank in training_processes(psutil.Process()) if "torch.distributed.run" not in rank.cmdline()]
+    reached = newest_checkpoint(project)
+    ranks[1].kill()
+    return reached
+
+
 def kill_step(project: Project) -> int:
     """Kill the training of this process once it has a checkpoint; the newest checkpoint then."""
     wait_until(lambda: newest_checkpoint(project) > 0)

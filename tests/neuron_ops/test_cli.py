@@ -14,6 +14,7 @@ from dagster_pipes import DAGSTER_PIPES_CONTEXT_ENV_VAR, DAGSTER_PIPES_MESSAGES_
 
 from neuron_ops import cli
 from neuron_ops.artifacts import Artifact, ArtifactStore, CheckRecord
+from neuron_ops.ending import ERROR_FILE, read_error
 from neuron_ops.errors import CorruptArtifact, InvalidInput, MissingArtifact, OpsError, Unavailable
 from neuron_ops.raw import RawDatasets
 from neuron_ops.recipe_file import load_recipe
@@ -220,17 +221,18 @@ def test_launched_by_dagster_progress_goes_to_its_event_log(program: Program, da
     assert "careful" in done.stderr
 
 
-@pytest.mark.parametrize(("error", "retry"), [("InvalidInput", False), ("Unavailable", True)])
-def test_launched_by_dagster_an_error_says_whether_a_retry_can_help(
-    program: Program, dagster_messages: Any, error: str, retry: bool
+@pytest.mark.parametrize("error", [InvalidInput, Unavailable])
+def test_an_error_is_left_where_the_launcher_wants_it(
+    program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[OpsError]
 ) -> None:
-    done = program(f"raise {error}('reason')")
+    monkeypatch.setenv(ERROR_FILE, str(tmp_path / "error"))
 
-    sent = [
-        message["params"]["payload"] for message in dagster_messages() if message["method"].endswith("custom_message")
-    ]
-    assert sent == [{"error": {"message": "reason", "retry": retry}}]
-    assert done.stderr == ""
+    done = program(f"raise {error.__name__}('reason')")
+
+    found = read_error(tmp_path / "error")
+    assert (type(found), str(found)) == (error, "reason")
+    assert done.returncode == error.exit_code
+    assert "error:" not in done.stderr, "not a second time"
 
 
 @pytest.mark.parametrize(

@@ -158,6 +158,13 @@ def test_a_url_that_cannot_be_a_store_is_refused_with_what_can(url: str, word: s
     assert "s3://bucket/prefix" in str(caught.value)
 
 
+def test_credentials_in_a_url_are_refused_and_not_repeated() -> None:
+    with pytest.raises(InvalidInput, match="credentials have no place in a URL") as caught:
+        open_files("s3://AKIACANARY:very-secret@bucket/prefix")
+
+    assert "very-secret" not in str(caught.value)
+
+
 def test_a_local_path_is_taken_as_it_is_written(tmp_path: Path) -> None:
     files = open_files(f"{tmp_path}/50%20#1?x")
 

@@ -12,8 +12,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from neuron_ops import launch
+from neuron_ops.ending import ERROR_FILE, Ending
 from neuron_ops.errors import InvalidInput
-from neuron_ops.launch import LAUNCHER_PID, command, execute
+from neuron_ops.launch import LAUNCHER_PID, command, environment, execute
 from neuron_ops.recipe import Recipe
 from neuron_ops.recipe_file import load_recipe
 from neuron_ops.steps import BY_VERB, STEPS
@@ -96,16 +98,11 @@ def test_a_step_is_one_python_program_with_the_closed_set_of_flags(recipe: Recip
     assert argv == [sys.executable, "-m", f"neuron_ops.{verb}", *flags, *version]
 
 
-def test_training_on_several_processes_goes_through_torchrun(recipe: Recipe) -> None:
-    trainium = load_recipe("llama3_8b_lora_trn1")
+def test_training_on_several_processes_goes_through_the_program_that_starts_them_all() -> None:
+    argv = command(BY_VERB["train"], load_recipe("llama3_8b_lora_trn1"), Path("/r.json"), "/store", "/raw", "v1")
 
-    argv = command(BY_VERB["train"], trainium, Path("/r.json"), "/store", "/raw", "v1")
-
-    assert argv[:5] == [
-        *[sys.executable, "-m", "torch.distributed.run"],
-        *["--standalone", "--nproc-per-node=32"],
-    ]
-    assert argv[5:8] == ["-m", "neuron_ops.train", "--recipe"]
+    flags = ["--recipe", "/r.json", "--store", "/store", "--raw", "/raw", "--dataset-version", "v1"]
+    assert argv == [sys.executable, "-m", "neuron_ops.nodes", "train", *flags]
 
 
 @pytest.mark.parametrize("verb", [step.verb for step in STEPS if not step.launched_by_backend])
@@ -118,8 +115,29 @@ def test_every_other_step_is_one_process_on_any_hardware(verb: str) -> None:
 def test_a_world_that_does_not_divide_is_refused_before_anything_starts() -> None:
     recipe = load_recipe("llama3_8b_lora_trn1", {"hardware.tensor_parallel": 3})
 
-    with pytest.raises(InvalidInput, match="cannot be divided"):
+    with pytest.raises(InvalidInput, match="tensor_parallel is 3"):
         command(BY_VERB["train"], recipe, Path("/r.json"), "/store", "/raw", "v1")
+
+
+def test_the_environment_is_for_the_steps_that_book_the_hardware() -> None:
+    recipe = load_recipe("llama3_8b_lora_trn1", {"hardware.threads": 3})
+
+    found = {step.verb: environment(step, recipe).get("OMP_NUM_THREADS") for step in STEPS}
+
+    assert {verb for verb, threads in found.items() if threads == "3"} == {"train", "compile"}
+
+
+def test_a_run_brings_back_the_error_that_the_program_left() -> None:
+    line = '{"exit_code": 2, "message": "the reason"}'
+
+    ending = launch.run(["sh", "-c", f"echo '{line}' > ${ERROR_FILE}; exit 1"], {})
+
+    assert ending.status == 1
+    assert (type(ending.error), str(ending.error)) == (InvalidInput, "the reason")
+
+
+def test_a_run_without_an_error_brings_back_its_status() -> None:
+    assert launch.run(["sh", "-c", "exit 7"], {}) == Ending(7)
 
 
 @pytest.mark.parametrize(("script", "status"), [("exit 0", 0), ("exit 5", 5), ("kill -9 $$", -9)])

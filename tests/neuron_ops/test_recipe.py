@@ -123,6 +123,26 @@ def test_nodes_multiply_the_processes_and_change_nothing_else() -> None:
     assert shared.as_json() == alone.as_json(), "the same training at the same address"
 
 
+def test_a_recipe_may_be_given_itself_where_there_is_no_file() -> None:
+    recipe = load_recipe("llama3_8b_lora_trn1", {"hardware.nodes": 2})
+
+    assert load_recipe(recipe.model_dump_json()) == recipe
+    assert load_recipe(recipe.to_json(), {"hardware.nodes": 4}).hardware.nodes == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('{"name": "x"', "Recipe on the command line is not valid JSON"),
+        ('{"name": "x"}', "Recipe on the command line"),
+        ('{"name": "x", "name": "y"}', "key 'name' is given twice"),
+    ],
+)
+def test_a_recipe_given_itself_is_as_strict_as_a_file(text: str, words: str) -> None:
+    with pytest.raises(InvalidInput, match=words):
+        load_recipe(text)
+
+
 @pytest.mark.parametrize(
     ("line", "words"),
     [

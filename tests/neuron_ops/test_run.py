@@ -1,5 +1,6 @@
 """Addresses: which change makes a new artifact and which is a hit; and what is not finished is not built upon."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -323,3 +324,21 @@ def test_every_artifact_is_made_by_one_step_from_artifacts_made_before() -> None
     for step in STEPS:
         assert set(upstream(step)) <= made
         made.add(step.artifact)
+
+
+def test_a_model_that_the_hardware_cannot_train_is_refused_before_a_step_starts(
+    make_run: MakeRun, finish: Finish
+) -> None:
+    config = {"num_attention_heads": 32, "num_key_value_heads": 8, "intermediate_size": 11000, "vocab_size": 128000}
+    run = make_run(
+        dataset__packing=False,
+        graph__attention="eager",
+        hardware__backend="neuron",
+        hardware__instance_type="trn1.32xlarge",
+        hardware__tensor_parallel=16,
+    )
+    finish(run, "base_model", {"config.json": json.dumps(config).encode(), "tokenizer.json": b"{}"})
+    finish(run, "tokenized_dataset")
+
+    with pytest.raises(InvalidInput, match="intermediate_size of 11000 cannot be divided"):
+        run.require_before("compiled_graph_cache")

@@ -1,0 +1,244 @@
+"""A training on several nodes of a cluster, from the pod of its step: create its pods, follow them, end them together.
+
+What the pods are belongs to multi_node_manifests, what they say about themselves to multi_node_pods. Starting again
+from the last checkpoint belongs to launching, the same for pods and local processes.
+"""
+
+import re
+import socket
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from fine_tune_assets.kubernetes.multi_node_api import Api
+from fine_tune_assets.kubernetes.multi_node_logs import Logs
+from fine_tune_assets.kubernetes.multi_node_manifests import Object, Training, manifests
+from fine_tune_assets.kubernetes.multi_node_pods import (
+    Failure,
+    failure,
+    first,
+    has_started,
+    node_of,
+    phase,
+    waiting,
+)
+from fine_tune_assets.settings import read_settings
+from neuron_ops.ending import Ending
+from neuron_ops.errors import InvalidInput, OpsError, Unavailable
+from neuron_ops.launch import flags
+from neuron_ops.run import Run
+from neuron_ops.steps import Step
+
+T = TypeVar("T")
+
+PROGRESS = re.compile(r"\[node 0\] \d\d:\d\d:\d\d (__main__|neuron_ops\S*) (?P<message>.+)")
+"""What a step's program logs (neuron_ops.cli gives the form); of all ranks, only the first says what is going on."""
+NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long what is waited for; all in seconds."""
+
+    poll: float = 5.0
+    """Between two looks."""
+    pending: float = 1800.0
+    """Until every pod runs: an autoscaler needs minutes for a machine, an image of 20 GB more."""
+    silence: float = 300.0
+    """For an API server that does not answer."""
+    settle: float = 20.0
+    """For more to be said about a failure: the first pod that fails is not always its cause."""
+    ending: float = 90.0
+    """For pods to be gone after their Job was deleted; they still hold their accelerators."""
+
+
+@dataclass(slots=True)
+class PodTraining:
+    """One attempt. `say` takes news for the event log, `write` the lines of the pods' logs."""
+
+    training: Training
+    api: Api
+    say: Callable[[str], None]
+    write: Callable[[str], None]
+    patience: Patience = Patience()
+    _pods: dict[int, str] = field(default_factory=dict)
+    """Uid of each node's pod, once it was seen."""
+    _said: dict[int, str] = field(default_factory=dict)
+
+    def run(self) -> Ending:
+        """Train to the end; whatever happens, nothing of it stays in the cluster."""
+        logs = Logs(self.api, self.write)
+        try:
+            self._create()
+            ending = self._watch(logs)
+            logs.drain()
+        except BaseException:
+            self._delete()
+            raise
+        self._delete()
+        if ending.status != 0:
+            self._wait_until_gone()  # another attempt needs the same machines
+        return ending
+
+    def _create(self) -> None:
+        for manifest in manifests(self.training):
+            self._patiently(partial(self.api.create, manifest))
+        nodes = self.training.hardware.nodes
+        self.say(f"{self._kind} {self.training.name} was created: {nodes} pods, one for each node")
+
+    def _watch(self, logs: Logs) -> Ending:
+        pending_since = time.monotonic()
+        while True:
+            job, pods = self._look()
+            logs.follow(pods)
+            outcome = _outcome(job)
+            # The pods are asked too: an operator that was restarted may be late with its verdict.
+            if outcome == "succeeded" or [phase(pod) for pod in pods] == ["Succeeded"] * self.training.hardware.nodes:
+                return Ending(0)
+            if outcome == "failed" or self._lost(pods) or any(failure(pod) for pod in pods):
+                return self._explain(logs)
+            if job is not None and (job.get("spec") or {}).get("suspend"):
+                pending_since = time.monotonic()  # a queue holds it back on purpose
+            reasons = self._waiting(pods)
+            if not reasons:
+                pending_since = time.monotonic()
+            elif time.monotonic() - pending_since > self.patience.pending:
+                return Ending(1, reason=f"after {self.patience.pending / 60:g} minutes {', '.join(reasons.values())}")
+            time.sleep(self.patience.poll)
+
+    def _waiting(self, pods: list[Object]) -> dict[int, str]:
+        """Why each node that does not run yet does not; said once, and again when it changes."""
+        reasons = dict.fromkeys(range(self.training.hardware.nodes), "has no pod yet")
+        for pod in pods:
+            reasons[node_of(pod)] = waiting(pod) or "is starting"
+            if has_started(pod):
+                del reasons[node_of(pod)]
+        told = {node: f"node {node} {why}" for node, why in reasons.items()}
+        for node, text in told.items():
+            if "cannot" in text and self._said.get(node) != text:
+                self.say(text)
+                self._said[node] = text
+        return told
+
+    def _lost(self, pods: list[Object]) -> bool:
+        """Whether a pod that was there is gone or another one: what it held in memory is lost to all."""
+        found = {node_of(pod): str(pod["metadata"]["uid"]) for pod in pods}
+        lost = any(found.get(node) != uid for node, uid in self._pods.items())
+        self._pods = {**found, **self._pods}
+        return lost
+
+    def _explain(self, logs: Logs) -> Ending:
+        """The failure that the others follow from, once there is no more to learn."""
+        failures: dict[int, Failure] = {}
+        deadline = time.monotonic() + self.patience.settle
+        while True:
+            job, pods = self._look()
+            logs.follow(pods)
+            for found in filter(None, map(failure, pods)):
+                failures.setdefault(found.node, found)
+            told = any(item.cause for item in failures.values())
+            alive = [pod for pod in pods if phase(pod) == "Running" and not pod["metadata"].get("deletionTimestamp")]
+            if told or not alive or time.monotonic() > deadline:
+                break
+            time.sleep(min(1.0, self.patience.poll))
+        if failures:
+            cause = first(list(failures.values()))
+            return Ending(1, cause.error, cause.why)
+        return Ending(1, reason=_why(job, self._kind))
+
+    def _look(self) -> tuple[Object | None, list[Object]]:
+        watched = manifests(self.training)[-1]
+        job = self._patiently(lambda: self.api.find(watched))
+        return job, self._patiently(lambda: self.api.pods(self.training.namespace, self.training.selector))
+
+    def _patiently(self, ask: Callable[[], T]) -> T:
+        deadline = time.monotonic() + self.patience.silence
+        while True:
+            try:
+                return ask()
+            except Unavailable:
+                if time.monotonic() > deadline:
+                    raise
+            time.sleep(self.patience.poll)
+
+    def _delete(self) -> None:
+        for manifest in manifests(self.training):
+            try:
+                self.api.delete(manifest)
+            except OpsError as error:
+                self.say(f"{error} It goes when the pod of this step goes.")
+
+    def _wait_until_gone(self) -> None:
+        deadline = time.monotonic() + self.patience.ending
+        while time.monotonic() < deadline:
+            if not self._patiently(lambda: self.api.pods(self.training.namespace, self.training.selector)):
+                return
+            time.sleep(min(1.0, self.patience.poll))
+
+    @property
+    def _kind(self) -> str:
+        return str(manifests(self.training)[-1]["kind"])
+
+
+def open_training(step: Step, run: Run, attempt: str, say: Callable[[str], None]) -> PodTraining:
+    """The training of a step in this pod; `attempt` makes its name unique in the namespace.
+
+    Raises:
+        InvalidInput: this process runs in no pod, or may not see its own.
+    """
+    settings = read_settings()
+    api = Api(settings.kubeconfig)
+    namespace, name = _own_pod(settings.pod)
+    launcher = api.pod(namespace, name)
+    if launcher is None:
+        raise InvalidInput(
+            f"There is no pod {name!r} in namespace {namespace!r}, but this step starts its nodes from its own pod. "
+            "Set FINE_TUNE_POD to NAMESPACE/NAME of the pod."
+        )
+    words = (step.verb, *flags(step, run.recipe.model_dump_json(), run.store.url, run.raw.url, run.dataset_version))
+    training = Training(f"fine-tune-{step.verb}-{attempt}", run.recipe.hardware, words, launcher)
+
+    def write(line: str) -> None:
+        sys.stdout.write(line)
+        sys.stdout.flush()
+        if progress := PROGRESS.match(line):
+            say(progress["message"])
+
+    return PodTraining(training, api, say, write)
+
+
+def _own_pod(setting: str | None) -> tuple[str, str]:
+    if setting is not None:
+        namespace, _, name = setting.partition("/")
+        return namespace, name
+    try:
+        # Kubernetes names a container's host after its pod.
+        return NAMESPACE_FILE.read_text(encoding="utf-8").strip(), socket.gethostname()
+    except OSError as error:
+        raise InvalidInput(
+            f"FINE_TUNE_DEPLOYMENT is kubernetes, but this process is in no pod ({NAMESPACE_FILE}: {error.strerror}). "
+            "Set it to local to start the nodes of the training on this machine."
+        ) from error
+
+
+def _outcome(job: Object | None) -> str | None:
+    """succeeded, failed, or None while it runs; a Job that somebody deleted has failed."""
+    if job is None:
+        return "failed"
+    kinds = {item["type"] for item in (job.get("status") or {}).get("conditions") or [] if item.get("status") == "True"}
+    if kinds & {"Complete", "Succeeded"}:
+        return "succeeded"
+    return "failed" if kinds & {"Failed", "FailureTarget"} else None
+
+
+def _why(job: Object | None, kind: str) -> str:
+    if job is None:
+        return f"somebody deleted its {kind}"
+    conditions = (job.get("status") or {}).get("conditions") or []
+    failed = [item for item in conditions if item["type"] in ("Failed", "FailureTarget")]
+    said = f" ({failed[0].get('reason', '')}: {failed[0].get('message', '')})" if failed else ""
+    return f"a pod was taken away and said nothing{said}"

@@ -1,0 +1,69 @@
+"""The logs of a training's pods as one: each line once, as it comes, with the number of its node in front."""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from fine_tune_assets.kubernetes.multi_node_api import Api
+from fine_tune_assets.kubernetes.multi_node_manifests import Object
+from fine_tune_assets.kubernetes.multi_node_pods import has_started, node_of, phase
+from neuron_ops.errors import OpsError
+
+DRAIN_SECONDS = 15.0
+"""For the last lines of pods that have ended."""
+RETRY_SECONDS = 1.0
+
+
+@dataclass(slots=True)
+class _Follower:
+    """One pod's log, in a thread of its own."""
+
+    thread: threading.Thread
+    ended: threading.Event
+
+
+@dataclass(slots=True)
+class Logs:
+    """Every log of one training. `write` gets whole lines, from several threads."""
+
+    api: Api
+    write: Callable[[str], None]
+    _followers: dict[str, _Follower] = field(default_factory=dict)
+
+    def follow(self, pods: list[Object]) -> None:
+        """Tell it what the pods are like now; it begins with those that have started."""
+        for pod in filter(has_started, pods):
+            follower = self._followers.get(pod["metadata"]["uid"]) or self._begin(pod)
+            if phase(pod) in ("Succeeded", "Failed"):
+                follower.ended.set()
+
+    def drain(self) -> None:
+        """Wait for the last lines."""
+        deadline = time.monotonic() + DRAIN_SECONDS
+        for follower in self._followers.values():
+            follower.ended.set()
+            follower.thread.join(max(0.0, deadline - time.monotonic()))
+
+    def _begin(self, pod: Object) -> _Follower:
+        ended = threading.Event()
+        thread = threading.Thread(target=self._copy, args=(pod, ended), name="pod-log", daemon=True)
+        follower = self._followers[pod["metadata"]["uid"]] = _Follower(thread, ended)
+        thread.start()
+        return follower
+
+    def _copy(self, pod: Object, ended: threading.Event) -> None:
+        last: str | None = None
+        while True:
+            complete = ended.is_set()  # before the request: then the log that it brings is the whole one
+            try:
+                for line in self.api.log(pod, since=last):
+                    stamp, _, text = line.partition(" ")
+                    if last is None or stamp > last:
+                        last = stamp
+                        self.write(f"[node {node_of(pod)}] {text}\n")
+            except OpsError:
+                pass  # the API stumbled, or the pod is gone; the controller finds out which
+            if complete:
+                return
+            ended.wait(RETRY_SECONDS)

@@ -1,0 +1,229 @@
+"""What a training on several nodes is to Kubernetes: a Job with a pod for each node, as plain JSON from pure functions.
+
+The pods are made after the pod that launches them: image, service account, volumes, environment and tolerations are
+there already and are said nowhere else. Only what they book comes from the recipe's hardware. The launching pod itself
+just waits, so it books no accelerator. Creating and watching belong to multi_node. Not run on Trainium.
+"""
+
+import sys
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+from neuron_ops.backends import neuron
+from neuron_ops.ending import ERROR_FILE
+from neuron_ops.recipe import HardwareSection
+
+Object = dict[str, Any]  # Any: JSON of a Kubernetes object
+
+TRAINING_LABEL = "fine-tune/training"
+COPIED_LABELS = ("dagster/run-id", "dagster/code-location")
+QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
+NEURON, EFA, GPU = "aws.amazon.com/neuron", "vpc.amazonaws.com/efa", "nvidia.com/gpu"
+INSTANCE_TYPE, ZONE = "node.kubernetes.io/instance-type", "topology.kubernetes.io/zone"
+INDEX = "$(JOB_COMPLETION_INDEX)"  # the Job controller sets it in each pod, and Kubernetes puts it in here
+RANK = "$(RANK)"  # the same by Kubeflow's operator
+TERMINATION_LOG = "/dev/termination-log"
+
+# What admission adds to every pod of the service account; it would add it a second time.
+INJECTED_VOLUMES = ("kube-api-access-", "aws-iam-token", "eks-pod-identity-token")
+INJECTED_VARIABLES = (
+    "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+    "AWS_ROLE_ARN",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+)
+COPIED_FROM_POD = (
+    "affinity",
+    "dnsConfig",
+    "dnsPolicy",
+    "imagePullSecrets",
+    "nodeSelector",
+    "priorityClassName",
+    "runtimeClassName",
+    "schedulerName",
+    "securityContext",
+    "serviceAccountName",
+)
+COPIED_FROM_CONTAINER = ("image", "imagePullPolicy", "securityContext", "workingDir", "envFrom")
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """One attempt at a training on several nodes."""
+
+    name: str
+    """Name of the Job and of everything around it: lower case, digits and dashes, 40 at most."""
+    hardware: HardwareSection
+    step: tuple[str, ...]
+    """The step's verb and flags."""
+    launcher: Object
+    """The pod that this process runs in, as the API shows it."""
+
+    @property
+    def namespace(self) -> str:
+        """Where the launching pod is, everything else is too."""
+        return str(self.launcher["metadata"]["namespace"])
+
+    @property
+    def selector(self) -> str:
+        """Finds the pods."""
+        return f"{TRAINING_LABEL}={self.name}"
+
+    @property
+    def port(self) -> int:
+        """Where the nodes meet; another one for each training, for pods that use their host's network."""
+        return 20000 + zlib.crc32(self.name.encode()) % 10000 // 2 * 2  # the next one is free for the device
+
+    @property
+    def metadata(self) -> Object:
+        """Of each object: it goes when the launching pod goes."""
+        own = self.launcher["metadata"]
+        owner = {"apiVersion": "v1", "kind": "Pod", "name": own["name"], "uid": own["uid"], "blockOwnerDeletion": False}
+        return {"name": self.name, "namespace": self.namespace, "labels": self.labels, "ownerReferences": [owner]}
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Whose pods they are, for people and for whoever tidies up after a run."""
+        own = self.launcher["metadata"].get("labels") or {}
+        copied = {name: own[name] for name in COPIED_LABELS if name in own}
+        return {"app.kubernetes.io/component": "training", TRAINING_LABEL: self.name, **copied}
+
+
+def manifests(training: Training) -> list[Object]:
+    """What to create, in this order; the last one is what is watched."""
+    if training.hardware.multi_node == "pytorch_job":
+        return [_pytorch_job(training)]
+    return [_service(training), _indexed_job(training)]
+
+
+def _service(training: Training) -> Object:
+    spec = {
+        "clusterIP": "None",
+        "selector": {TRAINING_LABEL: training.name},
+        "publishNotReadyAddresses": True,  # the nodes look for each other before any of them can be ready
+        "ports": [{"name": "meet", "port": training.port}],
+    }
+    return {"apiVersion": "v1", "kind": "Service", "metadata": training.metadata, "spec": spec}
+
+
+def _indexed_job(training: Training) -> Object:
+    nodes = training.hardware.nodes
+    template = _template(training, INDEX, f"{training.name}-0.{training.name}", "main")
+    template["spec"]["subdomain"] = training.name
+    spec = {
+        "completionMode": "Indexed",
+        "completions": nodes,
+        "parallelism": nodes,
+        "backoffLimit": 0,
+        # A pod that is taken away would be replaced without counting, and the new one would wait for a lost training.
+        "podFailurePolicy": {
+            "rules": [
+                {"action": "FailJob", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+                {"action": "FailJob", "onExitCodes": {"operator": "NotIn", "values": [0]}},
+            ]
+        },
+        "template": template,
+    }
+    queue = (training.launcher["metadata"].get("labels") or {}).get(QUEUE_LABEL)
+    metadata = training.metadata
+    if queue is not None:
+        metadata["labels"] = {**metadata["labels"], QUEUE_LABEL: queue}
+    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": spec}
+
+
+def _pytorch_job(training: Training) -> Object:
+    """The same for a cluster with Kubeflow's training operator; it makes a service for each pod."""
+    meeting = f"{training.name}-master-0"
+    replicas: Object = {
+        "Master": {"replicas": 1, "restartPolicy": "Never", "template": _template(training, "0", meeting, "pytorch")},
+        "Worker": {
+            "replicas": training.hardware.nodes - 1,
+            "restartPolicy": "Never",
+            "template": _template(training, RANK, meeting, "pytorch"),
+        },
+    }
+    port = {"name": "pytorchjob-port", "containerPort": training.port}  # the operator's services lead to this name
+    for replica in replicas.values():
+        replica["template"]["spec"]["containers"][0]["ports"] = [port]
+    spec = {"runPolicy": {"backoffLimit": 0, "cleanPodPolicy": "None"}, "pytorchReplicaSpecs": replicas}
+    return {"apiVersion": "kubeflow.org/v1", "kind": "PyTorchJob", "metadata": training.metadata, "spec": spec}
+
+
+def _template(training: Training, node: str, meeting: str, container: str) -> Object:
+    own = training.launcher["spec"]
+    copied = {name: own[name] for name in COPIED_FROM_POD if own.get(name)}
+    volumes = [volume for volume in own.get("volumes") or [] if not volume["name"].startswith(INJECTED_VOLUMES)]
+    spec = {
+        **copied,
+        "restartPolicy": "Never",
+        "terminationGracePeriodSeconds": 60,  # more than neuron_ops.nodes gives its ranks
+        "automountServiceAccountToken": False,  # only the launching pod talks to the API
+        "tolerations": [*(own.get("tolerations") or []), *_tolerations(training.hardware)],
+        "volumes": volumes,
+        "containers": [_container(training, node, meeting, container)],
+        **_placement(training),
+    }
+    return {"metadata": {"labels": training.labels}, "spec": spec}
+
+
+def _container(training: Training, node: str, meeting: str, name: str) -> Object:
+    own = main_container(training.launcher)
+    copied = {key: own[key] for key in COPIED_FROM_CONTAINER if own.get(key)}
+    mounts = [item for item in own.get("volumeMounts") or [] if not item["name"].startswith(INJECTED_VOLUMES)]
+    # Variables of Dagster lead to its database, which the pods neither need nor should reach.
+    inherited = [
+        entry
+        for entry in own.get("env") or []
+        if not entry["name"].startswith("DAGSTER_") and entry["name"] not in INJECTED_VARIABLES
+    ]
+    return {
+        **copied,
+        "name": name,
+        "command": [sys.executable, "-m", "neuron_ops.nodes", "--node", node, "--meet", f"{meeting}:{training.port}"],
+        "args": [word.replace("$(", "$$(") for word in training.step],  # not for Kubernetes to fill in
+        "env": [*inherited, {"name": ERROR_FILE, "value": TERMINATION_LOG}],
+        "resources": _resources(training.hardware, own.get("resources") or {}),
+        "volumeMounts": mounts,
+        "terminationMessagePath": TERMINATION_LOG,
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+    }
+
+
+def main_container(pod: Object) -> Object:
+    """The one that runs our programs; a sidecar may stand beside it."""
+    containers: list[Object] = pod["spec"]["containers"]
+    return next((item for item in containers if item["name"] == "dagster"), containers[0])
+
+
+def _resources(hardware: HardwareSection, own: Object) -> Object:
+    if hardware.backend == "neuron":
+        instance = neuron.instance(hardware)
+        # All devices of a node keep other trainings away. Requests for most of the rest keep the pod from being the
+        # first to go when memory runs low; a quarter stays for what else runs on each node.
+        requests = {"cpu": str(instance.vcpus * 3 // 4), "memory": str(instance.host_memory * 3 // 4)}
+        return {"limits": {NEURON: str(instance.devices), EFA: str(instance.efa)}, "requests": requests}
+    if hardware.backend == "cuda":
+        return {"limits": {**(own.get("limits") or {}), GPU: str(hardware.processes or 1)}, **_only_requests(own)}
+    return own
+
+
+def _only_requests(own: Object) -> Object:
+    return {"requests": own["requests"]} if own.get("requests") else {}
+
+
+def _tolerations(hardware: HardwareSection) -> list[Object]:
+    taints = {"neuron": NEURON, "cuda": GPU}
+    taint = taints.get(hardware.backend)
+    return [{"key": taint, "operator": "Exists", "effect": "NoSchedule"}] if taint else []
+
+
+def _placement(training: Training) -> Object:
+    """Neuron nodes by their instance type, and together: the fabric between them does not leave a zone."""
+    if training.hardware.backend != "neuron":
+        return {}
+    term = {"labelSelector": {"matchLabels": {TRAINING_LABEL: training.name}}, "topologyKey": ZONE}
+    return {
+        "nodeSelector": {INSTANCE_TYPE: str(training.hardware.instance_type)},
+        "affinity": {"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}},
+    }
