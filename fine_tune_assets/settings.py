@@ -50,14 +50,6 @@ def read_settings() -> Settings:
     )
 
 
-def _deployment(name: str) -> Deployment:
-    for known in get_args(Deployment):
-        if name == known:
-            deployment: Deployment = known
-            return deployment
-    raise InvalidInput(f"FINE_TUNE_DEPLOYMENT is {name!r}. Set it to one of {', '.join(get_args(Deployment))}.")
-
-
 def has_hub_token() -> bool:
     """Whether the hub's client would find a token here: in its variables, or where `hf auth login` puts it."""
     if os.environ.get("HF_TOKEN") or os.environ.get("HUGGING_FACE_HUB_TOKEN"):
