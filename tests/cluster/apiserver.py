@@ -6,17 +6,17 @@ What a request does to objects belongs to the store. Nobody is authenticated: it
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
 
 from aiohttp import ClientError, ClientSession, TCPConnector, web
 
 from tests.cluster import admission
 from tests.cluster.errors import ApiError, not_found
-from tests.cluster.kinds import KINDS, NODES, PODS, Kind, api_groups, api_resources
-from tests.cluster.objects import Object, dig, fields_match, json_patch, labels_match, merge_patch, strategic_patch
-from tests.cluster.store import Change, DeleteOptions, Store
+from tests.cluster.kinds import KINDS, NODES, PODS, api_groups, api_resources
+from tests.cluster.objects import Object, dig, json_patch, merge_patch, strategic_patch
+from tests.cluster.requests import Fault, Target, delete_options, event_of, selects, wants_table
+from tests.cluster.store import Store
 from tests.cluster.tables import as_table
 
 PATCHES = {
@@ -25,30 +25,6 @@ PATCHES = {
     "application/strategic-merge-patch+json": strategic_patch,
 }
 VERSION = {"major": "1", "minor": "32", "gitVersion": "v1.32.0-stand-in", "platform": "linux/amd64"}
-
-
-@dataclass(slots=True)
-class Fault:
-    """What the next requests that match get instead of an answer."""
-
-    requests: str
-    """A regular expression that is searched in `VERB /path`."""
-    times: int = 1
-    status: int = 0
-    """The HTTP status to answer with; 0 answers as usual (after the delay), unless the connection is to break."""
-    delay: float = 0.0
-    reset: bool = False
-    """Close the connection without an answer."""
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """What a URL names."""
-
-    kind: Kind
-    namespace: str
-    name: str
-    part: str
 
 
 class ApiServer:
@@ -132,6 +108,8 @@ class ApiServer:
         raise ApiError(404, "NotFound", "the server could not find the requested resource")
 
     async def _body(self, request: web.Request) -> Object:
+        if "protobuf" in request.content_type:  # what a client that prefers it is told by servers without it
+            raise ApiError(415, "UnsupportedMediaType", "the body must be JSON")
         text = await request.text()
         try:
             return json.loads(text) if text else {}
@@ -144,7 +122,7 @@ class ApiServer:
                 return self._list(request, target)
             case "GET", True:
                 found = self.store.get(target.kind, target.namespace, target.name)
-                return as_table(target.kind, [found], found["metadata"]) if _wants_table(request) else found
+                return as_table(target.kind, [found], found["metadata"]) if wants_table(request) else found
             case "POST", False:
                 return self.store.create(target.kind, target.namespace, body)
             case "POST", True:
@@ -154,26 +132,24 @@ class ApiServer:
             case "PATCH", True:
                 return self._replace(target, self._patched(request.content_type, target, body))
             case "DELETE", True:
-                options = _delete_options(request.query, body)
+                options = delete_options(request.query, body)
                 return self.store.delete(target.kind, target.namespace, target.name, options)
             case "DELETE", False:
                 return self._delete_all(request, target, body)
         raise ApiError(405, "MethodNotAllowed", f"{request.method} is not supported on this path")
 
     def _selected(self, request: web.Request, target: Target) -> list[Object]:
-        return [
-            thing for thing in self.store.objects(target.kind, target.namespace) if _selects(request, target, thing)
-        ]
+        return [thing for thing in self.store.objects(target.kind, target.namespace) if selects(request, target, thing)]
 
     def _list(self, request: web.Request, target: Target) -> Object:
         items, metadata = self._selected(request, target), {"resourceVersion": str(self.store.revision)}
-        if _wants_table(request):
+        if wants_table(request):
             return as_table(target.kind, items, metadata)
         kind = f"{target.kind.name}List"
         return {"kind": kind, "apiVersion": target.kind.api_version, "metadata": metadata, "items": items}
 
     def _delete_all(self, request: web.Request, target: Target, body: Object) -> Object:
-        options = _delete_options(request.query, body)
+        options = delete_options(request.query, body)
         for thing in self._selected(request, target):
             self.store.delete(target.kind, target.namespace, thing["metadata"]["name"], options)
         return {"kind": "Status", "apiVersion": "v1", "status": "Success"}
@@ -202,14 +178,18 @@ class ApiServer:
         return self.store.replace(target.kind, target.namespace, target.name, body, status_only=only)
 
     async def _watch(self, request: web.Request, target: Target) -> web.StreamResponse:
-        since = int(request.query.get("resourceVersion") or self.store.revision)
+        since = int(request.query.get("resourceVersion") or 0)
         limit = float(request.query.get("timeoutSeconds") or 3600)
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
         await response.prepare(request)
+        if not since:  # begin with what there is
+            since = self.store.revision
+            for thing in self._selected(request, target):
+                await response.write(json.dumps({"type": "ADDED", "object": thing}).encode() + b"\n")
         try:
             async with asyncio.timeout(limit), aclosing(self.store.changes(target.kind, since)) as changes:
                 async for change in changes:
-                    if event := _event(request, target, change):
+                    if event := event_of(request, target, change):
                         await response.write(json.dumps(event).encode() + b"\n")
         except TimeoutError:
             await response.write_eof()
@@ -244,43 +224,6 @@ class ApiServer:
             raise not_found(NODES, name)
         address = next(a["address"] for a in dig(node, "status.addresses", []) if a["type"] == "InternalIP")
         return f"https://{address}:{node['status']['daemonEndpoints']['kubeletEndpoint']['Port']}"
-
-
-def _wants_table(request: web.Request) -> bool:
-    return "as=Table" in request.headers.get("Accept", "")
-
-
-def _selects(request: web.Request, target: Target, thing: Object) -> bool:
-    """Whether a list or a watch of this URL holds the object."""
-    metadata, query = thing["metadata"], request.query
-    return (
-        (not target.namespace or metadata.get("namespace") == target.namespace)
-        and (not target.name or metadata["name"] == target.name)
-        and labels_match(query.get("labelSelector", ""), metadata.get("labels") or {})
-        and fields_match(query.get("fieldSelector", ""), thing)
-    )
-
-
-def _event(request: web.Request, target: Target, change: Change) -> Object | None:
-    """A change as a watch of this URL sees it: what leaves the selection is deleted there, what enters it is added."""
-    before = change.old is not None and _selects(request, target, change.old)
-    after = change.new is not None and _selects(request, target, change.new)
-    if not before and not after:
-        return None
-    kind = "MODIFIED" if before and after else "ADDED" if after else "DELETED"
-    thing = change.new if after else change.old
-    if _wants_table(request) and thing is not None:
-        thing = as_table(target.kind, [thing], {})
-    return {"type": kind, "object": thing}
-
-
-def _delete_options(query: Mapping[str, str], body: Object) -> DeleteOptions:
-    grace = query.get("gracePeriodSeconds", body.get("gracePeriodSeconds"))
-    return DeleteOptions(
-        grace_seconds=None if grace is None else int(grace),
-        propagation=query.get("propagationPolicy") or body.get("propagationPolicy") or "Background",
-        uid=dig(body, "preconditions.uid", ""),
-    )
 
 
 def _status_body(error: ApiError) -> Object:

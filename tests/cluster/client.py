@@ -57,7 +57,8 @@ class Client:
 
     async def objects(self, kind: Kind, namespace: str = "", labels: str = "") -> list[Object]:
         url = f"{self._url(kind, namespace)}?{urlencode({'labelSelector': labels})}"
-        return list((await self._request("GET", url))["items"])
+        items = (await self._request("GET", url))["items"]  # which do not say what they are
+        return [{"apiVersion": kind.api_version, "kind": kind.name, **item} for item in items]
 
     async def create(self, kind: Kind, namespace: str, body: Object) -> Object:
         return await self._request("POST", self._url(kind, namespace), body)
@@ -78,7 +79,8 @@ class Client:
 
     async def delete(self, kind: Kind, thing: Object, grace_seconds: int | None = None) -> None:
         """Delete this very object; that it is gone already is no error."""
-        body: Object = {"preconditions": {"uid": uid_of(thing)}, "propagationPolicy": "Background"}
+        body: Object = {"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": "Background"}
+        body |= {"preconditions": {"uid": uid_of(thing)}}
         body |= {} if grace_seconds is None else {"gracePeriodSeconds": grace_seconds}
         with ignored(404, 409):
             await self._request("DELETE", self._url(kind, namespace_of(thing), name_of(thing)), body)

@@ -4,7 +4,6 @@ By default everything is the stand-in's. Given the kubeconfig of a real control 
 """
 
 import asyncio
-import json
 import threading
 import time
 from collections.abc import Callable, Coroutine, Mapping
@@ -21,6 +20,7 @@ from tests.cluster.apiserver import ApiServer, Fault
 from tests.cluster.client import Client
 from tests.cluster.jobs import JobController
 from tests.cluster.kinds import EVENTS, JOBS, NAMESPACES, NODES, PODS, Kind
+from tests.cluster.kubeconfig import write_kubeconfig
 from tests.cluster.kubelet import Kubelet, NodeSpec
 from tests.cluster.node_lifecycle import NodeLifecycle, NodeTimes
 from tests.cluster.objects import Object, dig, name_of, uid_of
@@ -138,9 +138,14 @@ class Cluster:
         raise TimeoutError(f"waited {seconds:g} s for {what}; the pods are {states}")
 
     def wait_for_phase(self, pod: str, phase: str) -> Object:
+        """The pod once it is there; an error as soon as it has ended otherwise."""
+
         def look() -> Object | None:
             found = self.pod(pod)
-            return found if dig(found, "status.phase") == phase else None
+            reached = dig(found, "status.phase")
+            if reached != phase and reached in ("Succeeded", "Failed"):
+                raise RuntimeError(f"{pod} is {reached}, not {phase}: {found['status']}\n{self.log(pod)}")
+            return found if reached == phase else None
 
         return self.wait_for(look, f"pod {pod} to be {phase}")
 
@@ -154,6 +159,8 @@ class Cluster:
         taints: tuple[Object, ...] = (),
     ) -> None:
         """A machine with 32 CPUs and 256 GiB, and these resources on top or instead."""
+        if name in self._kubelets:
+            raise ValueError(f"{name} is a node already.")
         self.call(self._add_node(NodeSpec(name, resources or {}, labels or {}, taints)))
 
     def fault(self, requests: str, *, times: int = 1, status: int = 0, delay: float = 0.0, reset: bool = False) -> None:
@@ -220,13 +227,14 @@ class Cluster:
         self._stop = asyncio.Event()
         async with AsyncExitStack() as stack:
             if self.server is not None:
-                _write_kubeconfig(self.kubeconfig, await stack.enter_async_context(self.server.serve()), self.namespace)
+                write_kubeconfig(self.kubeconfig, await stack.enter_async_context(self.server.serve()), self.namespace)
             self._client = await stack.enter_async_context(Client(self.kubeconfig))
             tasks = await self._start_control_plane() if self.server is not None else []
             self._ready.set()
             await self._stop.wait()
             await asyncio.gather(*(kubelet.lose() for kubelet in self._kubelets.values()))
             await cancel_all(tasks)
+        await asyncio.sleep(0.02)  # connections that were told to close need some more turns of the loop
 
     async def _start_control_plane(self) -> list[asyncio.Task[None]]:
         await self._client.create(NAMESPACES, "", {"metadata": {"name": self.namespace}})
@@ -236,19 +244,6 @@ class Cluster:
             NodeLifecycle(self._client, self._times.node),
         )
         return [spawn(part.run()) for part in parts]
-
-
-def _write_kubeconfig(path: Path, url: str, namespace: str) -> None:
-    name = "stand-in"
-    content = {
-        "apiVersion": "v1",
-        "kind": "Config",
-        "current-context": name,
-        "clusters": [{"name": name, "cluster": {"server": url}}],
-        "users": [{"name": name, "user": {}}],
-        "contexts": [{"name": name, "context": {"cluster": name, "user": name, "namespace": namespace}}],
-    }
-    path.write_text(json.dumps(content), encoding="utf-8")
 
 
 def _error_of(context: dict[str, Any]) -> BaseException:

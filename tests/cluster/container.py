@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import signal
 from contextlib import suppress
 from pathlib import Path
@@ -36,36 +37,38 @@ class Container:
     async def start(self, launch: Launch) -> None:
         """Start the process; what cannot be started has ended at once, with the code that runtimes give that."""
         self._launch = launch
-        environment = launch.environment | {MARK: self._identity}
+        # A pipe of our own: asyncio's would make waiting for the process wait for all who inherited its output.
+        self._output, write_end = os.pipe()
         try:
-            if not launch.argv:
-                raise FileNotFoundError("no command specified")
             self._process = await asyncio.create_subprocess_exec(
-                *launch.argv,
-                env=environment,
+                *_tied_to_this_process(launch),
+                env=launch.environment | {MARK: self._identity},
                 cwd=launch.folder,
                 stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
+                stdout=write_end,
                 stderr=asyncio.subprocess.STDOUT,
                 start_new_session=True,
             )
         except OSError as error:
+            os.close(self._output)
             message = f"failed to create containerd task: failed to create shim task: exec: {error}"
             self._end(128, "StartError", message)
         else:
             self.state = {"running": {"startedAt": now()}}
+        finally:
+            os.close(write_end)
 
     async def wait(self) -> None:
         """Until the process has ended, and with it whatever it started: a container's processes end with its first."""
-        if self._process is None or self._process.stdout is None:
+        if self._process is None:
             return
-        reading = asyncio.create_task(self.log.fill(self._process.stdout))
+        reading = asyncio.create_task(self.log.fill(self._output))
         try:
             code = await self._process.wait()
         finally:
             self.kill_all()
-        with suppress(TimeoutError):
-            await asyncio.wait_for(reading, 2)
+        while not (await asyncio.wait([reading], timeout=0.1))[0]:
+            self.kill_all()  # somebody still holds the log: a process that was just being started
         code = code if code >= 0 else 128 - code
         self._end(code, self._cause or ("Completed" if code == 0 else "Error"), self._message(code))
 
@@ -102,6 +105,17 @@ class Container:
                 return text[:MESSAGE_BYTES]
         fallback = self.spec.get("terminationMessagePolicy") == "FallbackToLogsOnError"
         return self.log.tail() if code and fallback else ""
+
+
+def _tied_to_this_process(launch: Launch) -> list[str]:
+    """The command, such that a cluster that is killed takes its containers along where the system can do that."""
+    if not launch.argv:
+        raise FileNotFoundError("no command specified")
+    program = shutil.which(launch.argv[0], path=launch.environment["PATH"])
+    if program is None:
+        raise FileNotFoundError(f'"{launch.argv[0]}": executable file not found in $PATH')
+    tie = shutil.which("setpriv")
+    return [*([tie, "--pdeathsig", "KILL", "--"] if tie else []), program, *launch.argv[1:]]
 
 
 def _marked(identity: str) -> list[int]:

@@ -1,6 +1,7 @@
 """One container's log: written line by line with the time at which each line came, and read as kubelets serve it."""
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -31,12 +32,17 @@ class ContainerLog:
         self._changed = asyncio.Event()
         self._closed = False
 
-    async def fill(self, reader: asyncio.StreamReader) -> None:
-        """Take everything a process writes, until it has closed its end."""
-        rest = b""
-        while chunk := await reader.read(65536):
-            *lines, rest = (rest + chunk).split(b"\n")
-            self._add([line + b"\n" for line in lines])
+    async def fill(self, pipe: int) -> None:
+        """Take everything that is written into a pipe, until all who can write have closed their end."""
+        reader, rest = asyncio.StreamReader(), b""
+        protocol = asyncio.StreamReaderProtocol(reader)
+        transport, _ = await asyncio.get_running_loop().connect_read_pipe(lambda: protocol, os.fdopen(pipe, "rb"))
+        try:
+            while chunk := await reader.read(65536):
+                *lines, rest = (rest + chunk).split(b"\n")
+                self._add([line + b"\n" for line in lines])
+        finally:
+            transport.close()
         if rest:
             self._add([rest])
 

@@ -17,18 +17,13 @@ from pathlib import Path
 from dagster import DagsterEventType, DagsterInstance, DagsterRun, DagsterRunStatus
 from dagster._core.events import DagsterEvent
 
+from tests.cluster.checkout import CHECKOUT, IMAGE, ROOT
 from tests.cluster.cluster import Cluster
 from tests.cluster.kinds import CONFIG_MAPS, SERVICE_ACCOUNTS
 from tests.cluster.objects import Object
-from tests.cluster.pod_setup import Image
 
-ROOT = Path(__file__).parents[2]
-IMAGE = "local/fine-tune:test"
 CONFIG_MAP, ACCOUNT = "dagster-instance", "dagster"
 FINISHED = (DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED)
-
-CHECKOUT = Image(environment={"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "DAGSTER_DISABLE_TELEMETRY": "yes"})
-"""This checkout as an image: its environment's programs and its code."""
 
 
 @dataclass

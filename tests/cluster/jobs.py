@@ -6,6 +6,7 @@ Not here: backoffLimitPerIndex, successPolicy, managedBy.
 """
 
 import time
+from collections import defaultdict
 
 from tests.cluster.client import Client
 from tests.cluster.errors import ApiError, ignored
@@ -18,7 +19,6 @@ from tests.cluster.objects import (
     condition,
     dig,
     find_condition,
-    is_controlled_by,
     is_true,
     name_of,
     namespace_of,
@@ -62,15 +62,23 @@ class JobController:
     async def _reconcile(self) -> float | None:
         for uid in self._tallies.keys() - {uid_of(job) for job in self._jobs.items.values()}:
             del self._tallies[uid]
-        waits = [await self._sync(job) for job in list(self._jobs.items.values())]
+        pods = self._pods_by_owner()
+        waits = [await self._sync(job, pods[uid_of(job)]) for job in list(self._jobs.items.values())]
         return min((wait for wait in waits if wait is not None), default=None)
 
-    async def _sync(self, job: Object) -> float | None:
+    def _pods_by_owner(self) -> dict[str, list[Object]]:
+        owned: dict[str, list[Object]] = defaultdict(list)
+        for pod in self._pods.items.values():
+            for reference in pod["metadata"].get("ownerReferences") or []:
+                if reference.get("controller"):
+                    owned[reference["uid"]].append(pod)
+        return owned
+
+    async def _sync(self, job: Object, pods: list[Object]) -> float | None:
         with ignored(404, 409):  # the Job changed or went while it was looked at: its next change brings us back
             if find_condition(job, "Complete") or find_condition(job, "Failed"):
                 return await self._expire(job)
             tally = self._tallies.setdefault(uid_of(job), Tally())
-            pods = [pod for pod in self._pods.items.values() if is_controlled_by(pod, job)]
             active = [pod for pod in pods if uid_of(pod) not in tally.verdicts] + list(tally.expected.values())
             if dig(job, "spec.suspend"):
                 await self._suspend(job, active, tally)

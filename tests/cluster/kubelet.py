@@ -16,11 +16,12 @@ from functools import cache
 from aiohttp import web
 
 from tests.cluster.client import Client
-from tests.cluster.container_log import LogOptions
+from tests.cluster.container_log import ContainerLog, LogOptions
+from tests.cluster.container_slot import Slot
 from tests.cluster.errors import ApiError, ignored
 from tests.cluster.kinds import NODES, PODS
 from tests.cluster.objects import Object, condition, dig, name_of, namespace_of, now, uid_of, with_conditions
-from tests.cluster.pod_worker import KubeletSettings, PodWorker, Slot
+from tests.cluster.pod_worker import KubeletSettings, PodWorker
 from tests.cluster.tasks import cancel_all, spawn
 
 MACHINE = {"cpu": "32", "memory": "256Gi", "ephemeral-storage": "500Gi", "pods": "110"}
@@ -77,7 +78,8 @@ class Kubelet:
         node = await self._client.get(NODES, "", self._spec.name)
         await self._client.patch(NODES, node, {"metadata": {"labels": labels}, "spec": body["spec"]})
         capacity = MACHINE | dict(self._spec.resources)
-        addresses = [{"type": "InternalIP", "address": "127.0.0.1"}, {"type": "Hostname", "address": self._spec.name}]
+        # No host name: a real API server would prefer it when it asks for logs, and nobody resolves it.
+        addresses = [{"type": "InternalIP", "address": "127.0.0.1"}]
         status = {
             "capacity": capacity,
             "allocatable": capacity,
@@ -123,21 +125,27 @@ class Kubelet:
 
     async def _serve_log(self, request: web.Request) -> web.StreamResponse:
         try:
-            slot = self._slot(
-                request.match_info["namespace"], request.match_info["pod"], request.match_info["container"]
-            )
-            container = slot.previous if request.query.get("previous", "").lower() == "true" else slot.container
-            if container is None:
-                reason = slot.waiting.get("reason", "no such container")
-                raise ApiError(400, "BadRequest", f'container "{slot.spec["name"]}" is waiting to start: {reason}')
+            log = self._log(request.match_info, previous=request.query.get("previous", "").lower() == "true")
         except ApiError as error:
             return web.Response(status=error.code, text=error.message)
         response = web.StreamResponse(headers={"Content-Type": "text/plain"})
         await response.prepare(request)
-        async for chunk in container.log.read(_log_options(request.query)):
+        async for chunk in log.read(_log_options(request.query)):
             if chunk:
                 await response.write(chunk)
         return response
+
+    def _log(self, names: Mapping[str, str], *, previous: bool) -> ContainerLog:
+        slot = self._slot(names["namespace"], names["pod"], names["container"])
+        container = slot.previous if previous else slot.container
+        if container is not None:
+            return container.log
+        where = f'container "{names["container"]}" in pod "{names["pod"]}"'
+        if previous:
+            raise ApiError(400, "BadRequest", f"previous terminated {where} not found")
+        reason = slot.waiting.get("reason", "")
+        reason = "trying and failing to pull image" if "Image" in reason else reason
+        raise ApiError(400, "BadRequest", f"{where} is waiting to start: {reason}")
 
     def _slot(self, namespace: str, pod: str, container: str) -> Slot:
         worker = self._by_name.get((namespace, pod))

@@ -109,11 +109,6 @@ def owner_reference(owner: Object) -> Object:
     }
 
 
-def is_controlled_by(thing: Object, owner: Object) -> bool:
-    references = thing["metadata"].get("ownerReferences") or []
-    return any(r.get("controller") and r["uid"] == uid_of(owner) for r in references)
-
-
 def quantity(text: str | int | float) -> float:
     """`250m`, `16Gi` or `1e3` as a number."""
     found = re.fullmatch(r"([0-9.]+(?:[eE][0-9]+)?)([A-Za-z]*)", str(text))

@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,6 +12,7 @@ from aiohttp import ClientError
 
 from tests.cluster.client import Client
 from tests.cluster.container import Container
+from tests.cluster.container_slot import Slot
 from tests.cluster.errors import ignored
 from tests.cluster.kinds import PODS
 from tests.cluster.objects import Object, condition, dig, name_of, namespace_of, now, uid_of, with_conditions
@@ -33,39 +34,6 @@ class KubeletSettings:
     """By name, or by a pattern such as `local/*`. Any other image cannot be pulled."""
     backoff: float = 10.0
     """Seconds between two tries to pull an image, to find a secret, or to restart a container that failed."""
-
-
-@dataclass(slots=True)
-class Slot:
-    """One container of the pod, through all its restarts."""
-
-    spec: Object
-    waiting: Object = field(default_factory=lambda: {"reason": "ContainerCreating"})
-    container: Container | None = None
-    """The one that runs or ran last; None before the first."""
-    previous: Container | None = None
-    restarts: int = 0
-
-    @property
-    def state(self) -> Object:
-        return {"waiting": self.waiting} if self.waiting or self.container is None else self.container.state
-
-    @property
-    def is_running(self) -> bool:
-        return "running" in self.state
-
-    def status(self) -> Object:
-        last = self.container if self.waiting and self.container else self.previous
-        return {
-            "name": self.spec["name"],
-            "image": self.spec["image"],
-            "imageID": "" if self.container is None else self.spec["image"],
-            "ready": self.is_running,
-            "started": self.is_running,
-            "restartCount": self.restarts,
-            "state": self.state,
-            "lastState": last.state if last else {},
-        }
 
 
 class PodWorker:

@@ -13,6 +13,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from fine_tune_assets.kubernetes.multi_node_manifests import Training, manifests
 from neuron_ops.backends.neuron import INSTANCES
 from neuron_ops.recipe import HardwareSection
 from neuron_ops.recipe_file import shipped_recipes
@@ -76,10 +77,8 @@ def test_an_overlay_holds_differences_only(overlay: str) -> None:
 def test_settings_are_what_the_programs_read(overlay: str, render: Render) -> None:
     settings = find(render(overlay), "ConfigMap", "fine-tune-settings")["data"]
     source = (ROOT / "fine_tune_assets" / "settings.py").read_text()
-    # Says which deployment this is to a code location that starts pods itself; one that does not leaves it unread.
-    known = {"FINE_TUNE_DEPLOYMENT", *re.findall(r'"(FINE_TUNE_\w+)"', source)}
 
-    assert {name for name in settings if not name.startswith("AWS_")} <= known
+    assert {name for name in settings if not name.startswith("AWS_")} <= set(re.findall(r'"(FINE_TUNE_\w+)"', source))
     assert settings["FINE_TUNE_RECIPE"] in shipped_recipes()
 
 
@@ -123,13 +122,12 @@ def test_dagster_may_do_what_it_sends_and_hardly_more(render: Render) -> None:
 
 @pytest.mark.parametrize("kind", ["indexed_job", "pytorch_job"])
 def test_the_training_step_may_make_its_nodes_and_they_reach_each_other(kind: str, render: Render) -> None:
-    multi_node = pytest.importorskip("fine_tune_assets.kubernetes.multi_node_manifests")
     hardware = HardwareSection(backend="neuron", instance_type="trn1.32xlarge", nodes=2, multi_node=kind)
     launcher = {
         "metadata": {"name": "step", "namespace": "fine-tune", "uid": "1"},
         "spec": {"containers": [{"name": "dagster", "image": "image"}]},
     }
-    made = multi_node.manifests(multi_node.Training("training-1", hardware, ("train",), launcher))
+    made = manifests(Training("training-1", hardware, ("train",), launcher))
     granted = _granted(find(render("minimal"), "Role", "fine-tune-training"))
     peers = find(render("minimal"), "NetworkPolicy", "allow-training-peers")["spec"]["podSelector"]["matchLabels"]
 
