@@ -12,6 +12,7 @@ import click
 
 from fine_tune_assets.import_seed_cli import import_seed
 from fine_tune_assets.plan_cli import plan
+from fine_tune_assets.pods_cli import janitor, pods
 from fine_tune_assets.recipe_options import chosen_recipe, chosen_run, with_recipe
 from fine_tune_assets.settings import read_settings
 from fine_tune_assets.weights_cli import consolidate, merge
@@ -204,6 +205,8 @@ def _summary(evaluation: Artifact, merged: Artifact) -> str:
 main.add_command(plan)
 main.add_command(consolidate)
 main.add_command(merge)
+main.add_command(pods)
+main.add_command(janitor)
 main.add_command(import_seed)
 
 

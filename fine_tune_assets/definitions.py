@@ -1,6 +1,10 @@
-"""The code location: what `dagster dev`, `dagster asset materialize` and `dg` load."""
+"""The code location: what `dagster dev`, `dagster asset materialize` and `dg` load.
 
-from dagster import Definitions, in_process_executor
+In the local deployment one process runs all assets one after another: each starts its step as a child, so a worker
+process for each asset would only import Dagster once more (3 CPU seconds). In Kubernetes each has a pod of its own.
+"""
+
+from dagster import Definitions, ExecutorDefinition, SensorDefinition, in_process_executor
 
 from fine_tune_assets.assets import build_assets
 from fine_tune_assets.jobs import fine_tune
@@ -10,18 +14,30 @@ from fine_tune_assets.settings import Settings, read_settings
 
 
 def build_definitions(settings: Settings) -> Definitions:
-    """The whole graph for one recipe and one store.
+    """The whole graph for one recipe, one store and one deployment.
 
-    One process runs all assets one after another: each starts its step as a child, so a worker process for each asset
-    would only import Dagster once more (3 CPU seconds).
+    Raises:
+        InvalidInput: the settings cannot work together.
     """
+    executor, sensors = _kubernetes(settings) if settings.deployment == "kubernetes" else (in_process_executor, [])
     return Definitions(
         assets=build_assets(),
         jobs=[fine_tune],
-        sensors=[new_dataset_version],
+        sensors=[new_dataset_version, *sensors],
         resources={"fine_tuning": fine_tuning(settings)},
-        executor=in_process_executor,
+        executor=executor,
     )
+
+
+def _kubernetes(settings: Settings) -> tuple[ExecutorDefinition, list[SensorDefinition]]:
+    from fine_tune_assets.kubernetes.deployment import check_settings  # no import that the local deployment pays for
+    from fine_tune_assets.kubernetes.executor import pod_executor
+    from fine_tune_assets.kubernetes.janitor import janitor
+    from fine_tune_assets.kubernetes.pods import load_pods
+
+    pods = load_pods(settings.pods)
+    check_settings(settings, pods)
+    return pod_executor(pods), [janitor(pods.namespace)]
 
 
 defs = build_definitions(read_settings())

@@ -1,10 +1,15 @@
 """The plan of a run, shown and obeyed before an accelerator is booked: the same one that `fine-tune plan` prints."""
 
+from typing import TYPE_CHECKING
+
 from dagster import AssetExecutionContext, AssetObservation, MetadataValue
 
 from neuron_ops.errors import InvalidInput
 from neuron_ops.run import Run
 from neuron_ops.steps import Step
+
+if TYPE_CHECKING:
+    from neuron_ops.planning.forecast import Forecast
 
 
 def stop_unless_go(context: AssetExecutionContext, step: Step, run: Run) -> None:
@@ -21,5 +26,20 @@ def stop_unless_go(context: AssetExecutionContext, step: Step, run: Run) -> None
     # Now, as an observation, for whoever watches the run; and with the materialization, for whoever looks later.
     context.log_event(AssetObservation(step.artifact, partition=context.partition_key, metadata=shown))
     context.add_asset_metadata(shown, partition_key=context.partition_key)
+    _obey(forecast)
+
+
+def refuse_no_go(run: Run) -> None:
+    """End here where the plan is a no-go, without an asset to show it with: before there is a pod.
+
+    Raises:
+        InvalidInput: something stands in the way of this run.
+    """
+    from neuron_ops.planning.forecast import make_forecast  # only who is about to book an accelerator needs it
+
+    _obey(make_forecast(run, read_rows=False))
+
+
+def _obey(forecast: "Forecast") -> None:
     if not forecast.is_go:
         raise InvalidInput(" ".join(problem.text for problem in forecast.refusals))

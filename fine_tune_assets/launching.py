@@ -19,6 +19,7 @@ from dagster_shared.error import SerializableErrorInfo
 from dagster_shared.utils.warnings import PreviewWarning
 
 from fine_tune_assets.go_or_no_go import stop_unless_go
+from fine_tune_assets.interruption import interrupted
 from fine_tune_assets.resources import FineTuning
 from neuron_ops import launch
 from neuron_ops.artifacts import Artifact
@@ -44,19 +45,6 @@ class StepFailure(DagsterUserCodeProcessError, Failure):
         self.allow_retries = False
 
 
-class Cancelled(DagsterUserCodeProcessError, DagsterExecutionInterruptedError):
-    """An interrupt that ends the run.
-
-    Dagster obeys the retry policy for interrupts too, so Ctrl-C would start the step again. Errors of its own first
-    base it leaves alone, and shows without a stack; by the second base the run still counts as interrupted.
-    """
-
-    def __init__(self, message: str) -> None:
-        record = SerializableErrorInfo(message, [], type(self).__name__)
-        # Dagster leaves this constructor untyped.
-        super().__init__(message, user_code_process_error_infos=[record])  # type: ignore[no-untyped-call]
-
-
 def ensure(context: AssetExecutionContext, step: Step, fine_tuning: FineTuning) -> tuple[Artifact, bool]:
     """The step's finished artifact, and whether it was there already. A hit starts no process.
 
@@ -64,7 +52,7 @@ def ensure(context: AssetExecutionContext, step: Step, fine_tuning: FineTuning) 
         StepFailure: in one sentence, where another try cannot help; Failure where it can.
         Cancelled: the run was interrupted, and the step's processes have ended.
     """
-    with _translated():
+    with _translated(context, fine_tuning):
         run = fine_tuning.run(context.partition_key if step.partitioned else None)
         # Cheap checks first: torchrun would turn whatever a rank finds into exit code 1.
         address = run.require_before(step.artifact).address
@@ -159,14 +147,11 @@ def _without_preview_warning() -> Iterator[None]:
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
+def _translated(context: AssetExecutionContext, fine_tuning: FineTuning) -> Iterator[None]:
     """Our errors and Dagster's interrupt as what Dagster should make of them."""
     try:
         yield
     except OpsError as error:
         raise _final_or_not(str(error), error.retry) from None
     except DagsterExecutionInterruptedError:
-        raise Cancelled(
-            "The run was interrupted and the step's processes have ended. Materialize again to go on: what is finished "
-            "is reused, and training resumes from its last checkpoint."
-        ) from None
+        raise interrupted(context, fine_tuning.deployment) from None

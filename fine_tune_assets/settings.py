@@ -27,6 +27,8 @@ class Settings:
     """DAGSTER_HOME: where Dagster keeps its instance; None means a temporary one."""
     deployment: Deployment = "local"
     """FINE_TUNE_DEPLOYMENT: local, or kubernetes where each step runs in a pod of its own."""
+    pods: str | None = None
+    """FINE_TUNE_PODS: file with the team's settings of these pods; None means their defaults."""
     pod: str | None = None
     """FINE_TUNE_POD: NAMESPACE/NAME of the pod that this process runs in; None: as Kubernetes tells its containers."""
     kubeconfig: str | None = None
@@ -42,6 +44,7 @@ def read_settings() -> Settings:
         raw=os.environ.get("FINE_TUNE_RAW") or f"{store.rstrip('/')}/raw",
         dagster_home=os.environ.get("DAGSTER_HOME") or None,
         deployment=_deployment(os.environ.get("FINE_TUNE_DEPLOYMENT") or "local"),
+        pods=os.environ.get("FINE_TUNE_PODS") or None,
         pod=os.environ.get("FINE_TUNE_POD") or None,
         kubeconfig=os.environ.get("KUBECONFIG") or None,
     )

@@ -1,1 +1,4 @@
-"""What is special about running in a Kubernetes cluster; the Kubernetes client is imported as late as it can be."""
+"""The Kubernetes deployment: each asset's pod, and an executor that sees what becomes of it.
+
+Nothing here is imported by the local deployment, and the Kubernetes client only by a process that talks to a cluster.
+"""

@@ -1,0 +1,89 @@
+"""Which combinations of settings can work when every asset runs in a pod of its own.
+
+What is known at load is checked there (settings, and dagster.yaml where there is one); the instance itself when a run
+starts. Nothing heavy is imported.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from dagster import DagsterInstance
+
+from fine_tune_assets.kubernetes.pods import Pods
+from fine_tune_assets.settings import Settings
+from neuron_ops.errors import InvalidInput
+
+
+def check_settings(settings: Settings, pods: Pods) -> None:
+    """Refuse settings that would fail in the first pod.
+
+    Raises:
+        InvalidInput: pods could not share the store, or dagster.yaml names another launcher or SQLite.
+    """
+    check_store(settings.store, pods)
+    if settings.dagster_home is not None:
+        _check_file(Path(settings.dagster_home, "dagster.yaml"))
+
+
+def check_store(store: str, pods: Pods) -> None:
+    """Refuse a store that other pods do not see.
+
+    Raises:
+        InvalidInput: it is a folder that is on no volume of every pod.
+    """
+    if "://" in store or any(Path(store).is_relative_to(mount) for mount in pods.mounts()):
+        return
+    raise InvalidInput(
+        f"The store {store!r} is a folder of one pod; the other assets' pods would not see it. Use s3://bucket/prefix, "
+        f"or a folder on a volume of default.volumes in the file that FINE_TUNE_PODS names "
+        f"({', '.join(pods.mounts()) or 'it has none'})."
+    )
+
+
+def check_instance(instance: DagsterInstance) -> None:
+    """Refuse a Dagster instance on which step pods cannot work.
+
+    Raises:
+        InvalidInput: it launches runs otherwise than as Kubernetes Jobs, or keeps events where pods cannot reach them.
+    """
+    from dagster_k8s import K8sRunLauncher  # 1.1 CPU seconds; only a run's own process comes here
+
+    if not isinstance(instance.run_launcher, K8sRunLauncher):
+        raise _wrong_launcher(type(instance.run_launcher).__name__)
+    storage = type(instance.event_log_storage)
+    if storage.__module__.startswith("dagster._core."):  # SQLite and memory; servers come as packages of their own
+        raise _wrong_storage(storage.__name__)
+
+
+def _check_file(path: Path) -> None:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except FileNotFoundError:
+        return  # a step's pod has none: it gets the instance by other ways
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"{path} cannot be read as YAML: {' '.join(str(error).split())}.") from error
+    launcher = content.get("run_launcher") or {}
+    # A launcher of the team's own may well inherit from K8sRunLauncher; that is seen when a run starts.
+    if not launcher or (_is_dagsters(launcher) and launcher.get("class") != "K8sRunLauncher"):
+        raise _wrong_launcher(launcher.get("class", "DefaultRunLauncher"))
+    if "sqlite" in (content.get("storage") or {"sqlite": None} if "event_log_storage" not in content else {}):
+        raise _wrong_storage("SQLite")
+
+
+def _is_dagsters(launcher: dict[str, Any]) -> bool:  # Any: YAML
+    return str(launcher.get("module", "")).startswith("dagster")
+
+
+def _wrong_launcher(name: str) -> InvalidInput:
+    return InvalidInput(
+        f"FINE_TUNE_DEPLOYMENT is kubernetes, but the Dagster instance launches runs with {name}. Set run_launcher to "
+        "dagster_k8s's K8sRunLauncher in dagster.yaml (deployments/helm does), or FINE_TUNE_DEPLOYMENT to local."
+    )
+
+
+def _wrong_storage(name: str) -> InvalidInput:
+    return InvalidInput(
+        f"FINE_TUNE_DEPLOYMENT is kubernetes, but the Dagster instance keeps its events in {name}, which other pods "
+        "cannot reach. Set storage to postgres in dagster.yaml."
+    )

@@ -1,0 +1,63 @@
+"""Finds what a run left in the cluster, and deletes it.
+
+A run deletes its own pods, or Kubernetes does when the run's pod goes. What is left after a power cut of both, or of a
+cancel while nobody ran the run, would hold its accelerators until its deadline.
+"""
+
+from collections.abc import Iterable
+
+from dagster import (
+    DagsterInstance,
+    DefaultSensorStatus,
+    RunsFilter,
+    SensorDefinition,
+    SensorEvaluationContext,
+    SkipReason,
+    sensor,
+)
+
+from fine_tune_assets.kubernetes.deployment import check_instance
+
+EVERY_SECONDS = 300
+
+
+def orphans(instance: DagsterInstance, run_ids: Iterable[str]) -> set[str]:
+    """Those of the runs that are over. Runs that this instance does not know may be another one's."""
+    wanted = sorted(set(run_ids))
+    runs = instance.get_runs(RunsFilter(run_ids=wanted)) if wanted else []
+    return {run.run_id for run in runs if run.is_finished}
+
+
+def sweep(instance: DagsterInstance, namespace: str | None, *, dry_run: bool = False) -> list[str]:
+    """Delete the unfinished Jobs of finished runs; their names.
+
+    Raises:
+        InvalidInput: the instance does not launch on Kubernetes, or the cluster refuses.
+        Unavailable: the cluster does not answer.
+    """
+    check_instance(instance)
+    from fine_tune_assets.kubernetes.cluster import COMPONENT_LABEL, RUN_LABEL, open_cluster, unfinished
+
+    cluster = open_cluster(instance, namespace)
+    # A run's own Job ends by itself, a moment after the run.
+    jobs = cluster.jobs(f"{RUN_LABEL},{COMPONENT_LABEL}!=run_worker")
+    run_of = {job["metadata"]["name"]: job["metadata"]["labels"][RUN_LABEL] for job in jobs}
+    over = orphans(instance, run_of.values())
+    left = [name for name in unfinished(jobs) if run_of[name] in over]
+    return left if dry_run else [name for name in left if cluster.delete_job(name)]
+
+
+def janitor(namespace: str | None) -> SensorDefinition:
+    """The sweep as a sensor of the Kubernetes deployment."""
+
+    @sensor(
+        name="janitor",
+        description="Deletes the pods that finished runs left in the cluster. Starts no run.",
+        minimum_interval_seconds=EVERY_SECONDS,
+        default_status=DefaultSensorStatus.RUNNING,
+    )
+    def clean(context: SensorEvaluationContext) -> SkipReason:
+        names = sweep(context.instance, namespace)
+        return SkipReason(f"Deleted {', '.join(names)}." if names else "Nothing was left behind.")
+
+    return clean

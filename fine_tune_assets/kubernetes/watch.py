@@ -1,0 +1,108 @@
+"""For how long a step's pod may wait, what is worth saying meanwhile, and when it has failed.
+
+One watch remembers one Job. It is told what was seen and when, and judges; it asks nobody and has no clock of its own.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+from fine_tune_assets.kubernetes.diagnosis import Ended, Running, State, Waiting
+
+REPEAT_SECONDS = 300.0
+"""After so long an unchanged reason to wait is said again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """The limits, from the executor's configuration."""
+
+    pending_timeout_seconds: float
+    max_disruptions: int
+    stuck_seconds: float = 45.0
+    """Grace for what rarely mends by itself: a secret may be a moment late, a registry may stumble once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What should happen now; nothing, when all is well and nothing is new."""
+
+    say: str | None = None
+    """News for the event log."""
+    failure: str | None = None
+    """Why the step has failed."""
+    retry: bool = True
+    """Whether another try may help."""
+    pod: str | None = None
+    """The pod whose last lines of log belong to the failure."""
+
+
+FINE = Verdict()
+
+
+@dataclass(slots=True)
+class Watch:
+    """What one Job did so far."""
+
+    patience: Patience
+    _waits_since: float | None = None
+    _stuck_since: float | None = None
+    _ended: bool = False
+    _said: str = ""
+    _said_at: float = 0.0
+    _pods: set[str] = field(default_factory=set)
+
+    def judge(self, state: State, pod_uids: Collection[str], now: float) -> Verdict:
+        """The verdict on what was seen at `now`; call it once for each look."""
+        self._pods.update(pod_uids)
+        disruptions = len(self._pods) - 1  # only a disrupted pod is ever replaced
+        if disruptions > self.patience.max_disruptions:
+            limit = f"more than max_disruptions allows ({self.patience.max_disruptions})"
+            return Verdict(failure=f"its pod was taken away {disruptions} times, {limit}", retry=False)
+        if isinstance(state, Ended):
+            return self._end(state)
+        self._ended = False
+        if isinstance(state, Running):
+            self._waits_since = self._stuck_since = None
+            return self.news(_where(state, disruptions), now)
+        return self._wait(state, now)
+
+    def _end(self, state: Ended) -> Verdict:
+        # The step's report may have reached the event log after Dagster last read it. By the next look it has been
+        # read, and nobody asks about a finished step.
+        if not self._ended:
+            self._ended = True
+            return FINE
+        return Verdict(failure=state.why, retry=state.retry, pod=state.pod)
+
+    def _wait(self, state: Waiting, now: float) -> Verdict:
+        if state.held:
+            self._waits_since = self._stuck_since = None
+            return self.news(f"Waits: {state.why}.", now)
+        if self._waits_since is None:
+            self._waits_since = now
+        if not state.stuck:
+            self._stuck_since = None
+        elif self._stuck_since is None:
+            self._stuck_since = now
+        waited, limit = now - self._waits_since, self.patience.pending_timeout_seconds
+        if waited >= limit:
+            failure = f"it did not run within {limit:g} seconds (pending_timeout_seconds): {state.why}"
+            return Verdict(failure=failure, retry=state.lost)
+        if self._stuck_since is not None and now - self._stuck_since >= self.patience.stuck_seconds:
+            return Verdict(failure=f"its pod cannot start: {state.why}", retry=False)
+        return self.news(f"Waits: {state.why}.", now)
+
+    def news(self, text: str, now: float) -> Verdict:
+        """What is said, unless it was said already."""
+        repeats = text.startswith("Waits") and now - self._said_at >= REPEAT_SECONDS
+        if text == self._said and not repeats:
+            return FINE
+        self._said, self._said_at = text, now
+        return Verdict(say=text)
+
+
+def _where(state: Running, disruptions: int) -> str:
+    if state.silent:
+        return f"Node {state.node} has stopped reporting; pod {state.pod} may be lost with it."
+    again = f", started again after disruption {disruptions}" if disruptions > 0 else ""
+    return f"Runs in pod {state.pod} on node {state.node}{again}."
