@@ -28,7 +28,7 @@ class Settings:
     deployment: Deployment = "local"
     """FINE_TUNE_DEPLOYMENT: local, or kubernetes where each step runs in a pod of its own."""
     pods: str | None = None
-    """FINE_TUNE_PODS: file with the team's settings of these pods; None means their defaults."""
+    """FINE_TUNE_PODS: the team's settings of these pods, or a file that holds them; None means their defaults."""
     pod: str | None = None
     """FINE_TUNE_POD: NAMESPACE/NAME of the pod that this process runs in; None: as Kubernetes tells its containers."""
     kubeconfig: str | None = None

@@ -116,7 +116,7 @@ def test_dagster_accepts_the_instance(values: Values) -> None:
     result = process_config(resolve_to_config_type(dagster_instance_config_schema()), instance)
 
     assert result.success, result.errors
-    assert instance["run_monitoring"]["max_resume_run_attempts"] == 0
+    assert instance["run_monitoring"]["max_resume_run_attempts"] == 3
 
 
 def test_logs_go_to_the_bucket_while_a_step_runs(values: Values) -> None:

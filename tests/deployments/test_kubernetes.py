@@ -14,9 +14,12 @@ import pytest
 import yaml
 
 from fine_tune_assets.kubernetes.multi_node_manifests import Training, manifests
+from fine_tune_assets.kubernetes.pod_config import pod_config
+from fine_tune_assets.kubernetes.pods import load_pods
 from neuron_ops.backends.neuron import INSTANCES
 from neuron_ops.recipe import HardwareSection
-from neuron_ops.recipe_file import shipped_recipes
+from neuron_ops.recipe_file import load_recipe, shipped_recipes
+from neuron_ops.steps import STEPS
 from tests.deployments.conftest import DEPLOYMENTS, OVERLAYS, ROOT, Objects, breaks_restricted, find, of_kind
 
 Render = Callable[[str], Objects]
@@ -71,6 +74,23 @@ def test_an_overlay_holds_differences_only(overlay: str) -> None:
     kinds = [item["kind"] for path in folder.glob("*.yaml") for item in yaml.safe_load_all(path.read_text())]
 
     assert set(kinds) <= {"Kustomization", "ConfigMap"}
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_assets_pods_name_what_the_overlay_has(overlay: str, render: Render) -> None:
+    objects = render(overlay)
+    environment = find(objects, "ConfigMap", "fine-tune-settings")["data"]
+    recipe, pods = load_recipe(environment["FINE_TUNE_RECIPE"]), load_pods(environment["FINE_TUNE_PODS"])
+
+    for step in STEPS:
+        config = pod_config(step, recipe, pods)
+        spec, settings = config["pod_spec_config"], pods.settings(step.artifact, for_hardware=step.needs_accelerator)
+        assert find(objects, "ServiceAccount", spec["serviceAccountName"])
+        for kind, name in (("PriorityClass", settings.priority_class), ("LocalQueue", settings.queue)):
+            assert name is None or find(objects, kind, name)
+        for volume in settings.volumes or ():
+            assert find(objects, "PersistentVolumeClaim", volume.claim)
+        assert breaks_restricted({**spec, "containers": [{"name": "dagster", **config["container_config"]}]}) == []
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

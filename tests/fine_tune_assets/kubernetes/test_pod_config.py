@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import kubernetes_validate
 import pytest
 
 from fine_tune_assets.kubernetes.pod_config import pod_config, refuse_accelerator
@@ -201,12 +202,17 @@ def test_a_pod_is_a_pure_function_of_recipe_and_settings() -> None:
 
 @pytest.mark.parametrize("step", STEPS, ids=lambda step: step.artifact)
 def test_dagster_makes_a_kubernetes_job_of_it(step: Any) -> None:
-    job_module = pytest.importorskip("dagster_k8s.job", reason="needs the extra k8s")
+    from dagster_k8s import job as job_module  # a second of CPU that the other tests here do not need
+    from kubernetes.client import ApiClient, Configuration
 
     config = job_module.UserDefinedDagsterK8sConfig.from_dict(pod_config(step, _recipe(), PODS))
-    job = job_module.construct_dagster_k8s_job(
+    made = job_module.construct_dagster_k8s_job(
         job_module.DagsterK8sJobConfig(job_image="run:1", dagster_home="/home"), ["true"], "a-job", config
-    ).to_dict()
+    )
+    job = made.to_dict()
+    sent = ApiClient(Configuration()).sanitize_for_serialization(made)
+    for version in ("1.31.0", "1.34.0", "1.37.0"):
+        kubernetes_validate.validate(sent, version, strict=True)
 
     [container] = job["spec"]["template"]["spec"]["containers"]
     assert container["image"] in ("slim:1", "neuron:1")

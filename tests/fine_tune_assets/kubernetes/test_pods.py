@@ -94,6 +94,13 @@ def test_a_wrong_setting_is_one_clear_error(tmp_path: Path, text: str, said: str
     assert "\n" not in str(error.value)
 
 
+def test_a_variable_may_hold_the_settings_themselves() -> None:
+    assert load_pods("default:\n  memory: 8Gi\n").default.memory == "8Gi"
+
+    with pytest.raises(InvalidInput, match=r"holds settings: default\.memory: must be an amount"):
+        load_pods("default:\n  memory: much\n")
+
+
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match=r"none\.yaml', which cannot be read: No such file or directory"):
         load_pods(str(tmp_path / "none.yaml"))
