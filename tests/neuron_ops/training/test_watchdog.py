@@ -44,7 +44,7 @@ def trainer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trainer]:
 
 def test_a_rank_whose_peer_hangs_ends_itself_and_the_training_resumes(trainer: Trainer, tmp_path: Path) -> None:
     model = make_model(tmp_path / "published" / "model")
-    impatient = make_recipe(model, **TWO_PROCESSES, hardware__stall_minutes=0.05)
+    impatient = make_recipe(model, **TWO_PROCESSES, hardware__stall_minutes=0.1)
     patient = make_recipe(model, **TWO_PROCESSES)
     run = make_run(tmp_path, impatient)
 
@@ -52,7 +52,7 @@ def test_a_rank_whose_peer_hangs_ends_itself_and_the_training_resumes(trainer: T
     ended = trainer.train(open_run(tmp_path, patient))
 
     assert stalled.codes == [Unavailable.exit_code, -signal.SIGKILL], stalled.log
-    assert "no micro-batch ended for 0.05 minutes (hardware.stall_minutes)" in stalled.log
+    assert "no micro-batch ended for 0.1 minutes (hardware.stall_minutes)" in stalled.log
     assert "most recent call first" in stalled.log, "the stack of every thread"
     assert "in _update" in stalled.log or "in sum_over_ranks" in stalled.log, "and in it, where the rank waits"
     assert set(ended.codes) == {0}, ended.log
