@@ -76,13 +76,14 @@ def run_loop(folder: Path, steps: int, rows: str = "packed") -> dict[str, float]
     from neuron_ops.run import Plan
     from neuron_ops.train import Loop
     from neuron_ops.training.checkpoints import Checkpoints
+    from neuron_ops.training.ranks import Ranks
 
     recipe = make_recipe(steps)
     backend = open_backend(recipe)
     clock = LogClock()
     with tempfile.TemporaryDirectory() as out:
         plan = Plan(Address("lora_checkpoints", "benchmark", "v"), {}, {})
-        checkpoints = Checkpoints(ArtifactStore(f"{out}/store"), plan, backend)
+        checkpoints = Checkpoints(ArtifactStore(f"{out}/store"), plan, backend, Ranks())
         Loop(recipe, backend, checkpoints, folder / rows, folder / "model", Path(out, "history.jsonl")).run()
     return {"cpu": clock.seconds_per_step(steps), "tokens": real_tokens(folder / rows / "train", steps)}
 

@@ -28,6 +28,7 @@ CHECKS: dict[str, tuple[Check, ...]] = {
     ),
     "lora_checkpoints": (
         Check("held_out_loss_fell", "The best checkpoint's held-out loss is below the base model's.", blocking=False),
+        Check("no_graph_was_compiled", "Every graph came from compiled_graph_cache.", blocking=False),
     ),
     "consolidated_weights": (Check("adapter_is_complete", "Every targeted layer has both factors, and no other has."),),
     "merged_model": (

@@ -64,7 +64,7 @@ def main(verb: str, build: Build) -> None:
     step, arguments = BY_VERB[verb], parse(BY_VERB[verb], sys.argv[1:])
 
     def body() -> int:
-        run = _run(arguments)
+        run = open_run(arguments)
         _start_every_process(step, run.recipe)
         make(step, run, build)
         return 0
@@ -86,6 +86,20 @@ def run_program(body: Callable[[], int], progress: contextlib.AbstractContextMan
             status = int(stop.code or 0)
     # Outside: Dagster would show an exit that passes through its client as an exception with a stack of frames.
     sys.exit(status)
+
+
+def end_at_once(error: OpsError) -> NoReturn:
+    """Report an error and end this process from any of its threads, whatever the others wait for."""
+    _report_error(error)
+    sys.stderr.flush()
+    os._exit(error.exit_code)
+
+
+def launch_name() -> str:
+    """What the processes of this launch on this machine have in common, and no other launch at the same time."""
+    if "LOCAL_RANK" not in os.environ:
+        return str(os.getpid())
+    return f"{os.getppid()}-{os.environ.get('MASTER_PORT', '')}"
 
 
 def _start_every_process(step: Step, recipe: Recipe) -> None:
@@ -164,17 +178,23 @@ def parse(step: Step, words: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog=f"python -m neuron_ops.{step.verb}", description=f"Makes {step.artifact} and publishes it in the store."
     )
-    parser.add_argument("--recipe", required=True, help="name of a shipped recipe, or a .yaml or .json file")
-    parser.add_argument("--store", required=True, help="folder or s3://bucket/prefix that holds the artifacts")
-    parser.add_argument("--raw", help="folder or s3://bucket/prefix of the raw datasets (default: STORE/raw)")
+    add_places(parser)
     parser.add_argument("--dataset-version", required=step.partitioned, help="the dataset version, such as demo-v1")
     return parser.parse_args(words)
 
 
-def _run(arguments: argparse.Namespace) -> Run:
+def add_places(parser: argparse.ArgumentParser) -> None:
+    """The flags that say what is made and where everything is."""
+    parser.add_argument("--recipe", required=True, help="name of a shipped recipe, or a .yaml or .json file")
+    parser.add_argument("--store", required=True, help="folder or s3://bucket/prefix that holds the artifacts")
+    parser.add_argument("--raw", help="folder or s3://bucket/prefix of the raw datasets (default: STORE/raw)")
+
+
+def open_run(arguments: argparse.Namespace) -> Run:
+    """The run that the flags describe."""
     store = ArtifactStore(arguments.store)
     raw = RawDatasets(arguments.raw or f"{store.url}/raw")
-    return Run(load_recipe(arguments.recipe), store, raw, arguments.dataset_version)
+    return Run(load_recipe(arguments.recipe), store, raw, getattr(arguments, "dataset_version", None))
 
 
 def _launched_by_dagster() -> bool:

@@ -1,14 +1,22 @@
 """`compile` makes `compiled_graph_cache`: what training would otherwise compile in its first minutes.
 
-On cpu and cuda the loop runs eagerly, so there is no graph to keep and the artifact says so.
+It rehearses training under the backend's compiler and publishes what that compiled. Where training runs eagerly there
+is no graph to keep, and the artifact says so. What a cache looks like and how it is used belongs to graphs/.
 """
 
 import logging
+import shutil
 from pathlib import Path
 
 from neuron_ops import cli
+from neuron_ops.artifacts import Scalar
 from neuron_ops.backends import layout
+from neuron_ops.backends.compilers import Compiler, compiler
 from neuron_ops.errors import InvalidInput
+from neuron_ops.graphs.graph import CACHE, Graph
+from neuron_ops.graphs.overlay import overlay
+from neuron_ops.graphs.rehearsal import Rehearsed, rehearse
+from neuron_ops.graphs.report import to_markdown
 from neuron_ops.run import Run
 
 log = logging.getLogger(__name__)
@@ -16,16 +24,77 @@ log = logging.getLogger(__name__)
 
 def build(run: Run, out: Path) -> cli.Product:
     """Fill `out` with the graphs that training with this recipe needs."""
-    backend = layout(run.recipe).backend
-    if backend == "neuron":
-        raise InvalidInput(
-            "hardware.backend is neuron: this version plans and addresses Trainium runs but cannot compile for it yet. "
-            "Use backend cpu or cuda."
-        )
-    reason = f"backend {backend} runs eagerly: training compiles no graph"
-    (out / "report.md").write_text(f"No compiled graphs: {reason}.\n")
+    chosen, world = compiler(run.recipe), layout(run.recipe)
+    if chosen is None:
+        reason = f"backend {world.backend} runs eagerly: training compiles no graph"
+        return _nothing(out, reason, "Set graph.torch_compile to compile them.")
+    if world.nodes > 1 and chosen.needs_every_node:
+        reason = f"a graph for {world.nodes} nodes can only be made by {world.nodes} nodes, and a rehearsal has one"
+        return _nothing(out, reason, "Training compiles, and its metadata counts how many graphs.")
+    return _compile(run, out, chosen)
+
+
+def _compile(run: Run, out: Path, chosen: Compiler) -> cli.Product:
+    chosen.require()
+    _say_why(run)
+    # Not a temporary directory, which a killed compilation would leave for ever, with gigabytes in it.
+    with overlay(f"compile-{cli.launch_name()}", fill=lambda folder: None) as scratch:
+        log.info("rehearsing training in %d processes with %s", layout(run.recipe).processes_per_node, chosen.name)
+        rehearsed = rehearse(run, chosen, scratch)
+        log.info("%d graphs, %d bytes", len(rehearsed.graphs), sum(graph.bytes for graph in rehearsed.graphs))
+        _refuse_incomplete(rehearsed.graphs, chosen.name)
+        for file in chosen.files(scratch / CACHE):
+            target = out / CACHE / file
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(scratch / CACHE / file, target)
+    (out / "report.md").write_text(to_markdown(chosen.name, rehearsed))
+    return cli.Product(metrics=_metrics(chosen.name, rehearsed))
+
+
+def _nothing(out: Path, reason: str, hint: str) -> cli.Product:
+    (out / "report.md").write_text(f"No compiled graphs: {reason}. {hint}\n")
     log.info("%s", reason)
     return cli.Product(metrics={"graphs": 0, "reason": reason})
+
+
+def _say_why(run: Run) -> None:
+    nearest = run.nearest("compiled_graph_cache")
+    if nearest is None:
+        log.info("compiling, because nothing was compiled for this base model or any other here yet")
+        return
+    address, changes = nearest
+    log.info("compiling, because %s was compiled for something else: %s", address, ", ".join(changes))
+
+
+def _refuse_incomplete(graphs: list[Graph], name: str) -> None:
+    """A cache that lacks a graph would cost its compilation in every training, on every core that waits.
+
+    Raises:
+        InvalidInput: there is no graph at all, or one could not be compiled.
+    """
+    if not graphs:
+        raise InvalidInput(
+            f"{name} ended well but left no graph in the cache that it was given. Look for another cache folder in the "
+            "step's stderr: a flag of the environment may name one."
+        )
+    bad = [graph for graph in graphs if graph.state != "complete"]
+    if bad:
+        listed = "; ".join(f"{graph.name} {graph.state} ({graph.reason})" for graph in bad)
+        raise InvalidInput(
+            f"{len(bad)} of {len(graphs)} graphs could not be compiled: {listed}. Change the graph section, or the "
+            "compiler's version, and materialize compiled_graph_cache again."
+        )
+
+
+def _metrics(name: str, rehearsed: Rehearsed) -> dict[str, Scalar]:
+    seconds = [graph.seconds for graph in rehearsed.graphs if graph.seconds is not None]
+    return {
+        "graphs": len(rehearsed.graphs),
+        "compiler": name,
+        "graph_bytes": sum(graph.bytes for graph in rehearsed.graphs),
+        **({"compile_seconds": round(sum(seconds), 3), "longest_compile_seconds": max(seconds)} if seconds else {}),
+        **rehearsed.measured,
+    }
 
 
 if __name__ == "__main__":

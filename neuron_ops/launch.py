@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from neuron_ops import backends
@@ -59,22 +59,30 @@ def environment(step: Step, recipe: Recipe) -> dict[str, str]:
     return {"OPENBLAS_NUM_THREADS": "1"} if step.verb in ("consolidate", "merge") else {}
 
 
-def run(argv: Sequence[str], extra_environment: Mapping[str, str]) -> Ending:
-    """Run a step's program to its end; also what error of ours it ended with."""
+def run(
+    argv: Sequence[str], extra_environment: Mapping[str, str], on_line: Callable[[str], None] | None = None
+) -> Ending:
+    """Run a step's program to its end; also what error of ours it ended with. `on_line` as for `execute`."""
     with tempfile.TemporaryDirectory(prefix="fine-tune-error-") as scratch:
         file = Path(scratch, "error")
-        status = execute(argv, {**extra_environment, ERROR_FILE: str(file)})
+        status = execute(argv, {**extra_environment, ERROR_FILE: str(file)}, on_line)
         return Ending(status, read_error(file))
 
 
-def execute(argv: Sequence[str], extra_environment: Mapping[str, str]) -> int:
+def execute(
+    argv: Sequence[str], extra_environment: Mapping[str, str], on_line: Callable[[str], None] | None = None
+) -> int:
     """Run a program to its end and return its exit status; negative for a signal, as subprocess has it.
 
     The program inherits this process's environment, unread. Whatever interrupts the wait ends the whole process group
-    before it goes on.
+    before it goes on. With `on_line`, each line of its output goes there instead of to this process's output.
     """
-    process = start(argv, extra_environment, own_group=True)
+    process = start(argv, extra_environment, own_group=True, output=None if on_line is None else subprocess.PIPE)
     try:
+        if on_line is not None and process.stdout is not None:
+            with process.stdout as lines:
+                for line in lines:
+                    on_line(line.decode(errors="replace"))
         return process.wait()
     except BaseException:
         _signal(process, signal.SIGTERM)
@@ -87,10 +95,15 @@ def execute(argv: Sequence[str], extra_environment: Mapping[str, str]) -> int:
         process.wait()
 
 
-def start(argv: Sequence[str], extra_environment: Mapping[str, str], own_group: bool) -> subprocess.Popen[bytes]:
-    """Start a program that ends itself when this process is gone."""
+def start(
+    argv: Sequence[str], extra_environment: Mapping[str, str], own_group: bool, output: int | None = None
+) -> subprocess.Popen[bytes]:
+    """Start a program that ends itself when this process is gone; its output goes to this one's, or to `output`."""
     environment = {**os.environ, **extra_environment, LAUNCHER_PID: str(os.getpid())}
-    return subprocess.Popen(argv, env=environment, stdin=subprocess.DEVNULL, start_new_session=own_group)
+    errors = None if output is None else subprocess.STDOUT
+    return subprocess.Popen(
+        argv, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=errors, start_new_session=own_group
+    )
 
 
 def end_without_launcher(launcher: int, interval: float = 1.0) -> None:

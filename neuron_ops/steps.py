@@ -64,6 +64,12 @@ def _layout(recipe: Recipe) -> dict[str, Any]:
     return layout(recipe).as_json()
 
 
+def _decides_graphs(recipe: Recipe) -> dict[str, Any]:
+    from neuron_ops.backends import decides_graphs
+
+    return decides_graphs(recipe)
+
+
 STEPS: tuple[Step, ...] = (
     Step(
         verb="fetch",
@@ -86,14 +92,14 @@ STEPS: tuple[Step, ...] = (
         artifact="compiled_graph_cache",
         code_version="1",
         inputs=(Input("base_model", ("config.json",)),),
-        reads=lambda recipe: _plain(recipe.graph) | {"layout": _layout(recipe)},
+        reads=lambda recipe: {"graph": recipe.graph.model_dump(mode="json"), **_decides_graphs(recipe)},
         addressed_by_version=False,
         needs_accelerator=True,
     ),
     Step(
         verb="train",
         artifact="lora_checkpoints",
-        code_version="1",
+        code_version="2",
         inputs=(Input("tokenized_dataset"), Input("base_model")),
         reads=lambda recipe: _plain(recipe.graph, recipe.training) | {"layout": _layout(recipe)},
         waits_for=("compiled_graph_cache",),

@@ -19,32 +19,47 @@ from neuron_ops.artifacts import CheckRecord
 from neuron_ops.backends import open_backend
 from neuron_ops.backends.process import Backend
 from neuron_ops.errors import InvalidInput
+from neuron_ops.graphs.ready import Ready, compiled_graphs
 from neuron_ops.recipe import Recipe
 from neuron_ops.run import Run
 from neuron_ops.training.batches import Batch, Rows, Schedule
 from neuron_ops.training.checkpoints import HISTORY, Checkpoints, TrainingState, step_of
 from neuron_ops.training.history import History, Row, draw_losses
 from neuron_ops.training.learning_rate import learning_rate
+from neuron_ops.training.ranks import Ranks
+from neuron_ops.training.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 
 
 def build(run: Run, out: Path) -> cli.Product:
+    """Train with the graphs that `compile` made."""
+    with compiled_graphs(run, cli.launch_name(), cli.end_at_once) as ready:
+        loop = _train(run, out)
+    return _product(loop, ready)
+
+
+def _train(run: Run, out: Path) -> "Loop":
     """Train, resuming from the newest finished checkpoint of this very training, and say which one is best."""
     backend = open_backend(run.recipe)
     plan = run.plan("lora_checkpoints")
-    checkpoints = Checkpoints(run.store, plan, backend)
+    checkpoints = Checkpoints(run.store, plan, backend, Ranks())
     dataset, model = run.require("tokenized_dataset"), run.require("base_model")
     first = backend.rank == 0  # one rank reads every byte to compare digests; the others compare sizes
     with dataset.local(verify=first) as rows, model.local(verify=first) as base:
         loop = Loop(run.recipe, backend, checkpoints, rows, base, out / HISTORY)
         loop.run()
-    if backend.rank == 0:
+    if first:
         checkpoints.tidy()
         summary = checkpoints.summary(loop.best_step())
         (out / "checkpoints.json").write_text(json.dumps(summary, indent=2) + "\n")
         draw_losses(loop.history, out / "loss.png")
-    return cli.Product(metrics=loop.metrics(), checks=(_held_out_loss_fell(loop.history),))
+    return loop
+
+
+def _product(loop: "Loop", ready: Ready) -> cli.Product:
+    checks = (_held_out_loss_fell(loop.history), ready.check())
+    return cli.Product(metrics={**loop.metrics(), **ready.metrics()}, checks=checks)
 
 
 def _held_out_loss_fell(history: History) -> CheckRecord:
@@ -66,6 +81,13 @@ class _Speed:
 
     tokens: int = 0
     seconds: float = 0.0
+    first_step: float = 0.0
+
+    def add(self, tokens: int, seconds: float) -> None:
+        """One step more."""
+        self.first_step = self.first_step or seconds
+        self.tokens += tokens
+        self.seconds += seconds
 
     @property
     def rate(self) -> float:
@@ -92,11 +114,16 @@ class Loop:
         self._history_file = history_file
         self._pending: list[tuple[Row, torch.Tensor, torch.Tensor]] = []
         self._speed = _Speed()
+        self._watchdog = Watchdog(recipe.hardware.stall_minutes)
         self._resumed_from = self._rows_written = 0
         self.history = History()
 
     def run(self) -> None:
         """Train to the last step, or until early stopping."""
+        with self._watchdog:
+            self._run()
+
+    def _run(self) -> None:
         step = self._resume()
         if step == 0:
             self._evaluate(0)
@@ -137,6 +164,7 @@ class Loop:
             "sequences_per_step": self._schedule.rows_per_step,
             "trainable_parameters": sum(parameter.numel() for parameter in self._state.parameters.values()),
             "tokens_per_second": round(self._speed.rate, 1),
+            "first_step_seconds": round(self._speed.first_step, 4),
         }
 
     def _resume(self) -> int:
@@ -153,8 +181,8 @@ class Loop:
         for group in self._state.optimizer.param_groups:
             group["lr"] = rate
         loss, norm = self._update(micro_batches, tokens)
-        self._speed.tokens += self._schedule.rows_per_step * self._recipe.graph.sequence_length
-        self._speed.seconds += time.monotonic() - began
+        tokens_in_step = self._schedule.rows_per_step * self._recipe.graph.sequence_length
+        self._speed.add(tokens_in_step, time.monotonic() - began)
         # Loss and norm stay on the device: reading them here would make a lazy device wait at every step.
         self._pending.append(({"step": step + 1, "learning_rate": rate, "tokens": tokens}, loss, norm))
 
@@ -169,10 +197,14 @@ class Loop:
                 loss = self._summed_loss(batch) * scale
                 backend.backward(loss)
             total += loss.detach().float()
-            backend.sync()
+            self._end_micro_batch()
         norm = backend.clip_and_step(state.optimizer, state.parameters.values(), self._section.max_grad_norm)
         backend.sync()
         return total, norm
+
+    def _end_micro_batch(self) -> None:
+        self._backend.sync()
+        self._watchdog.progress()
 
     def _summed_loss(self, batch: Batch) -> torch.Tensor:
         placed = {name: value.to(self._backend.device) for name, value in batch.items()}
@@ -209,7 +241,7 @@ class Loop:
         with torch.no_grad():
             for batch in self._schedule.evaluation(self._holdout_rows):
                 total += self._summed_loss(batch).float()
-                self._backend.sync()
+                self._end_micro_batch()
         model.train()
         loss = float(self._backend.sum_over_ranks(total)) / int(self._holdout_rows.supervised.sum())
         self._check_finite(step, {"held-out loss": loss})
@@ -223,6 +255,7 @@ class Loop:
             self._evaluate(step)
         self._checkpoints.save(step, self._state, self.history)
         self._checkpoints.prune(self._section.keep_checkpoints, self.best_step())
+        self._watchdog.progress()
         log.info("checkpoint at step %d", step)
 
     def _should_stop(self) -> bool:
@@ -253,7 +286,7 @@ def _new_state(backend: Backend, base: Path, recipe: Recipe) -> TrainingState:
         betas=(section.adam_beta1, section.adam_beta2),
         weight_decay=section.weight_decay,
     )
-    return TrainingState(model, parameters, optimizer)
+    return TrainingState(model, parameters, backend.prepare_optimizer(optimizer))
 
 
 if __name__ == "__main__":

@@ -64,8 +64,14 @@ def test_the_environment_is_read_in_two_places() -> None:
 
     reads = _lines_with(r"os\.environ|os\.getenv", iter(everything))
 
+    # A compiler finds its cache by a variable only, so its half of a backend sets it in the process that trains.
     assert reads == [
-        "neuron_ops/launch.py: environment = {**os.environ, **extra_environment, LAUNCHER_PID: str(os.getpid())}"
+        'neuron_ops/backends/neuron_compiler.py: flags = os.environ.get("NEURON_CC_FLAGS", "").split()',
+        'neuron_ops/backends/neuron_compiler.py: os.environ["NEURON_CC_FLAGS"] = " ".join('
+        'flag for flag in flags if not flag.startswith("--cache_dir"))',
+        'neuron_ops/backends/neuron_compiler.py: os.environ["NEURON_COMPILE_CACHE_URL"] = str(cache)',
+        "neuron_ops/backends/torch_compiler.py: os.environ.update(self.environment(cache))",
+        "neuron_ops/launch.py: environment = {**os.environ, **extra_environment, LAUNCHER_PID: str(os.getpid())}",
     ]
 
 

@@ -107,7 +107,7 @@ class PodTraining:
             if not reasons:
                 pending_since = time.monotonic()
             elif time.monotonic() - pending_since > self.patience.pending:
-                return Ending(1, reason=f"after {self.patience.pending / 60:g} minutes {', '.join(reasons.values())}")
+                return Ending(1, self._given_up(reasons))
             time.sleep(self.patience.poll)
 
     def _waiting(self, pods: list[Object]) -> dict[int, str]:
@@ -123,6 +123,14 @@ class PodTraining:
                 self.say(text)
                 self._said[node] = text
         return told
+
+    def _given_up(self, reasons: dict[int, str]) -> InvalidInput:
+        """Final: to start again would be to wait as long again."""
+        minutes = f"{self.patience.pending / 60:.3g}"
+        return InvalidInput(
+            f"After {minutes} minutes {'; '.join(reasons.values())}. "
+            "Make room for it in the cluster, or correct what it says, and materialize again."
+        )
 
     def _lost(self, pods: list[Object]) -> bool:
         """Whether a pod that was there is gone or another one: what it held in memory is lost to all."""

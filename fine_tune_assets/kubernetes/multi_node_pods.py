@@ -15,6 +15,8 @@ REPLICA_TYPE, REPLICA_INDEX = "training.kubeflow.org/replica-type", "training.ku
 
 STARTING = ("ContainerCreating", "PodInitializing")
 LAST_LINES = 12
+ENDED_FROM_OUTSIDE = (137, 143)
+"""Exit statuses after SIGKILL and SIGTERM, as a kubelet sends them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +85,7 @@ def first(failures: Sequence[Failure]) -> Failure:
     return min(failures, key=lambda item: (item.error is None, not item.cause, item.finished_at, item.node))
 
 
-def _of_container(pod: Object, state: Object) -> Failure:
+def _of_container(pod: Object, state: Object) -> Failure | None:
     node, finished_at, code = node_of(pod), str(state.get("finishedAt", "")), state.get("exitCode")
     error = parse_error(str(state.get("message") or ""))
     if error is not None:
@@ -92,6 +94,8 @@ def _of_container(pod: Object, state: Object) -> Failure:
         limit = pod["spec"]["containers"][0].get("resources", {}).get("limits", {}).get("memory")
         bound = f"its limit of {limit}" if limit else "what its node has"
         return Failure(node, f"{_where(pod)} was killed for using more memory than {bound} (OOMKilled)", finished_at)
+    if pod["metadata"].get("deletionTimestamp") and code in ENDED_FROM_OUTSIDE:
+        return None  # somebody deleted it, or the Job's controller did because of another: it did not fail by itself
     if code == 137:
         return Failure(node, f"{_where(pod)} was killed by signal 9", finished_at)
     said = "\n".join(str(state.get("message") or "").splitlines()[-LAST_LINES:])

@@ -109,6 +109,21 @@ def toolchain(recipe: Recipe) -> dict[str, str]:
     return {"torch": importlib.metadata.version("torch")} if recipe.graph.torch_compile else {}
 
 
+def decides_graphs(recipe: Recipe) -> dict[str, Any]:  # Any: plain JSON
+    """Everything that changes a compiled graph beside the graph section and the base model's config."""
+    if recipe.hardware.backend == "neuron":
+        from neuron_ops.backends import neuron_compiler
+
+        return {**_graph_layout(recipe), **neuron_compiler.decides_graphs(recipe), "toolchain": toolchain(recipe)}
+    # torch's programs for a CPU have the number of threads written into them.
+    threads = {"threads": recipe.hardware.threads} if recipe.graph.torch_compile else {}
+    return {**_graph_layout(recipe), **threads, "toolchain": toolchain(recipe)}
+
+
+def _graph_layout(recipe: Recipe) -> dict[str, Any]:  # Any: as above
+    return {"layout": {name: value for name, value in layout(recipe).as_json().items() if name != "threads"}}
+
+
 def device_memory(recipe: Recipe) -> int | None:
     """Bytes that each process has on its device; None where the recipe does not say which device that is."""
     from neuron_ops.backends import neuron
@@ -130,10 +145,18 @@ def open_backend(recipe: Recipe) -> "Backend":
         from neuron_ops.backends.cuda import CudaBackend
 
         return CudaBackend(recipe)
-    raise InvalidInput(
-        "hardware.backend is neuron: this version plans and addresses Trainium runs but has no training process for "
-        "it yet. Use backend cpu or cuda."
-    )
+    return _open_neuron(recipe)
+
+
+def _open_neuron(recipe: Recipe) -> "Backend":
+    try:
+        from neuron_ops.backends.neuron_process import NeuronBackend
+    except ModuleNotFoundError as error:
+        raise InvalidInput(
+            f"hardware.backend is neuron, but {error.name} is not installed here. Use the image for Trainium, or "
+            "backend cpu or cuda."
+        ) from None
+    return NeuronBackend(recipe)
 
 
 def _refuse_what_only_neuron_can(recipe: Recipe) -> None:

@@ -2,19 +2,20 @@
 
 import contextlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from peft import LoraConfig, get_peft_model
-from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
-from safetensors.torch import load_file, save_file
+from peft import get_peft_model
+from peft.utils import get_peft_model_state_dict
+from safetensors.torch import save_file
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from neuron_ops.errors import InvalidInput
+from neuron_ops.backends.adapter import lora_config, set_first_values
+from neuron_ops.backends.torch_compiler import compile_layers
 from neuron_ops.recipe import Recipe
 
 
@@ -28,13 +29,15 @@ class CpuBackend:
         self.rank: int = self._accelerator.process_index
         self.data_parallel_rank: int = self.rank
         self.data_parallel_size: int = self._accelerator.num_processes
+        self.shard: int = 0
+        self.saves: bool = self.rank == 0
         self.device: torch.device = self._accelerator.device
 
     def _open(self) -> Accelerator:
         return Accelerator(cpu=True)
 
     def load_model(self, folder: Path, recipe: Recipe) -> nn.Module:
-        """The base in the recipe's dtype, frozen; the adapter in float32, seeded alike on every rank."""
+        """The base in the recipe's dtype, frozen; the adapter in float32, equal on every rank."""
         graph = recipe.graph
         model = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -47,10 +50,12 @@ class CpuBackend:
         model.name_or_path = recipe.base_model.id
         if graph.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
-        torch.manual_seed(recipe.training.seed)  # the adapter's random factor, equal on every rank
-        adapted = get_peft_model(model, _lora_config(recipe))
+        adapted = get_peft_model(model, lora_config(recipe))
+        set_first_values(dict(adapted.named_parameters()), recipe.training.seed)
         # Dropout: another stream on each data-parallel rank.
         torch.manual_seed(recipe.training.seed + 1 + self.data_parallel_rank)
+        if graph.torch_compile:
+            compile_layers(adapted, self.device.type)
         prepared: nn.Module = self._accelerator.prepare_model(adapted)
         return prepared
 
@@ -58,6 +63,10 @@ class CpuBackend:
         """The adapter's parameters by name."""
         bare = self._accelerator.unwrap_model(model)
         return {name: parameter for name, parameter in bare.named_parameters() if parameter.requires_grad}
+
+    def prepare_optimizer(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+        """As it is."""
+        return optimizer
 
     @contextlib.contextmanager
     def accumulate(self, model: nn.Module, last: bool) -> Iterator[None]:
@@ -86,22 +95,17 @@ class CpuBackend:
     def sync(self) -> None:
         """Nothing to wait for: work is done when the call returns."""
 
-    def barrier(self) -> None:
-        """Wait for every rank."""
-        self._accelerator.wait_for_everyone()
-
     def rng_states(self) -> dict[str, torch.Tensor]:
-        """The host generator of every rank, by `cpu/<rank>`."""
-        states = self._accelerator.gather(torch.get_rng_state()[None].to(self.device)).cpu()
-        return {f"cpu/{rank}": state.clone() for rank, state in enumerate(states)}
+        """The host's generator."""
+        return {"cpu": torch.get_rng_state()}
 
-    def restore_rng(self, states: dict[str, torch.Tensor]) -> None:
-        """Continue this rank's stream."""
-        torch.set_rng_state(states[f"cpu/{self.rank}"])
+    def restore_rng(self, states: Mapping[str, torch.Tensor]) -> None:
+        """Continue the stream."""
+        torch.set_rng_state(states["cpu"])
 
     def save_adapter(self, model: nn.Module, folder: Path) -> None:
         """A PEFT folder with sorted keys, so that equal adapters are equal bytes."""
-        if self.rank != 0:
+        if not self.saves:
             return
         bare = self._accelerator.unwrap_model(model)
         state = get_peft_model_state_dict(bare, save_embedding_layers=False)
@@ -111,29 +115,6 @@ class CpuBackend:
         text = json.dumps(config, indent=2, sort_keys=True, default=sorted)  # PEFT keeps module names in sets
         (folder / ADAPTER_CONFIG).write_text(text + "\n")
 
-    def load_adapter(self, model: nn.Module, folder: Path) -> None:
-        """Replace the adapter's values."""
-        result = set_peft_model_state_dict(self._accelerator.unwrap_model(model), load_file(folder / ADAPTER_WEIGHTS))
-        if result.unexpected_keys:
-            raise InvalidInput(
-                f"{folder / ADAPTER_WEIGHTS} holds {result.unexpected_keys[0]!r}, which this model has no place for. "
-                "Remove the checkpoint and train again."
-            )
-
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
-
-
-def _lora_config(recipe: Recipe) -> LoraConfig:
-    lora = recipe.graph.lora
-    return LoraConfig(
-        r=lora.r,
-        lora_alpha=lora.alpha if lora.alpha % 1 else int(lora.alpha),
-        lora_dropout=lora.dropout,
-        target_modules=sorted(lora.target_modules),
-        bias="none",
-        task_type="CAUSAL_LM",
-        base_model_name_or_path=recipe.base_model.id,
-        revision=recipe.base_model.revision,
-    )

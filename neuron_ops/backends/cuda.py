@@ -1,5 +1,7 @@
 """The loop's device on an NVIDIA GPU: as on the CPU, with the GPU's own random generator."""
 
+from collections.abc import Mapping
+
 import torch
 from accelerate import Accelerator
 
@@ -19,11 +21,10 @@ class CudaBackend(CpuBackend):
         return Accelerator()
 
     def rng_states(self) -> dict[str, torch.Tensor]:
-        """The host's and the GPU's generator of every rank, by `cpu/<rank>` and `cuda/<rank>`."""
-        states = self._accelerator.gather(torch.cuda.get_rng_state()[None].to(self.device)).cpu()
-        return super().rng_states() | {f"cuda/{rank}": state.clone() for rank, state in enumerate(states)}
+        """The host's and the GPU's generator."""
+        return super().rng_states() | {"cuda": torch.cuda.get_rng_state()}
 
-    def restore_rng(self, states: dict[str, torch.Tensor]) -> None:
-        """Continue this rank's two streams."""
+    def restore_rng(self, states: Mapping[str, torch.Tensor]) -> None:
+        """Continue both streams."""
         super().restore_rng(states)
-        torch.cuda.set_rng_state(states[f"cuda/{self.rank}"])
+        torch.cuda.set_rng_state(states["cuda"])

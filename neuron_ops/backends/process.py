@@ -1,6 +1,6 @@
 """What the training loop asks of a backend; torch's types appear here for the type checker only."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -21,6 +21,10 @@ class Backend(Protocol):
     """Which share of each global batch this process takes."""
     data_parallel_size: int
     """How many shares there are."""
+    shard: int
+    """Which part of the adapter this process holds: 0 where each process holds all of it."""
+    saves: bool
+    """Whether this process's part goes into checkpoints; other processes hold copies of it."""
     device: "torch.device"
     """Where batches go."""
     summed_loss: dict[str, Any]  # Any: keyword arguments of a model's forward
@@ -32,6 +36,10 @@ class Backend(Protocol):
 
     def trainable(self, model: "nn.Module") -> dict[str, "nn.Parameter"]:
         """The adapter's parameters by name, in a fixed order."""
+        ...
+
+    def prepare_optimizer(self, optimizer: "torch.optim.Optimizer") -> "torch.optim.Optimizer":
+        """The optimizer of the trainable parameters, as `clip_and_step` wants it."""
         ...
 
     def accumulate(self, model: "nn.Module", last: bool) -> AbstractContextManager[None]:
@@ -56,22 +64,14 @@ class Backend(Protocol):
         """End of a stretch of device work; a lazy device executes here."""
         ...
 
-    def barrier(self) -> None:
-        """Wait for every rank."""
-        ...
-
     def rng_states(self) -> dict[str, "torch.Tensor"]:
-        """State of every generator of every rank that the loop draws from, by name; uint8, host. Collective."""
+        """State of each generator of this process that the loop draws from, by name; a host tensor of fixed size."""
         ...
 
-    def restore_rng(self, states: dict[str, "torch.Tensor"]) -> None:
-        """Set this rank's generators from what `rng_states` returned."""
+    def restore_rng(self, states: Mapping[str, "torch.Tensor"]) -> None:
+        """Set this process's generators to what `rng_states` returned."""
         ...
 
     def save_adapter(self, model: "nn.Module", folder: Path) -> None:
-        """Write the adapter in this backend's format. Collective; the first rank writes."""
-        ...
-
-    def load_adapter(self, model: "nn.Module", folder: Path) -> None:
-        """Read what `save_adapter` wrote."""
+        """Write the adapter in this backend's format, for `consolidate`. Collective; each process that saves writes."""
         ...

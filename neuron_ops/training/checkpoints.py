@@ -1,16 +1,20 @@
 """Checkpoints of a training: parts of `lora_checkpoints`, each finished by its own manifest.
 
     step-000400/manifest.json
-               /w-…/adapter/          the adapter, in the backend's format
-                   /resume.safetensors   optimizer state by parameter name, random generators; the step in its header
-                   /history.jsonl     every loss up to here
+               /w-…/adapter/              the adapter in the backend's format, for `consolidate`
+                   /resume-00.safetensors    of each shard of the adapter: values and optimizer state by parameter name;
+                                             in the first also the generators of every rank, and the step in its header
+                   /history.jsonl         every loss up to here
 
-No pickle is written and none is read. What the loop does between two checkpoints belongs to train.py.
+Every rank that holds a shard writes into one folder, the first rank's. Resuming reads the safetensors files only: no
+pickle is written and none is read. What the loop does between two checkpoints belongs to train.py.
 """
 
+import contextlib
 import json
 import logging
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,16 +24,17 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from neuron_ops.artifacts import Address, Artifact, ArtifactStore, FileRecord, Manifest
+from neuron_ops.artifacts import Address, Artifact, ArtifactStore, FileRecord, Manifest, Writer
 from neuron_ops.backends.process import Backend
 from neuron_ops.errors import CorruptArtifact
 from neuron_ops.run import Plan
 from neuron_ops.training.history import History
+from neuron_ops.training.ranks import Ranks
+from neuron_ops.training.replica_gate import check_adapter_replicas
 
 log = logging.getLogger(__name__)
 
 ADAPTER = "adapter"
-RESUME = "resume.safetensors"
 HISTORY = "history.jsonl"
 PREFIX = "step-"
 
@@ -46,56 +51,99 @@ class TrainingState:
 class Checkpoints:
     """The checkpoints of one training."""
 
-    def __init__(self, store: ArtifactStore, plan: Plan, backend: Backend) -> None:
-        self._store, self._plan, self._backend = store, plan, backend
+    def __init__(self, store: ArtifactStore, plan: Plan, backend: Backend, ranks: Ranks) -> None:
+        self._store, self._plan, self._backend, self._ranks = store, plan, backend, ranks
 
     def finished(self) -> list[Artifact]:
         """Every finished checkpoint, oldest first."""
         return self._store.parts(self._plan.address, PREFIX)
 
     def save(self, step: int, state: TrainingState, history: History) -> None:
-        """Write a checkpoint. Collective, so every rank writes without looking: a look could differ between ranks."""
-        generators = self._backend.rng_states()
-        with self._store.writer(self._address(f"{PREFIX}{step:06d}")) as writer:
-            self._backend.save_adapter(state.model, writer.path / ADAPTER)
-            # Publishing removes the folders of other writers: a rank that still fills its own would find it gone.
-            self._backend.barrier()
-            if self._backend.rank == 0:
-                _save_resume(writer.path / RESUME, step, state, generators)
-                (writer.path / HISTORY).write_text(history.to_jsonl())
-                writer.publish(lambda data, files: self._manifest(step, data, files, history))
-        self._backend.barrier()
+        """Write a checkpoint. Collective; the first rank publishes it once every file is there and proven.
+
+        Raises:
+            InvalidInput: ranks that should hold the same values do not, so there is no one adapter to save.
+        """
+        generators = self._generators_of_every_rank()
+        with self._shared_folder(self._address(f"{PREFIX}{step:06d}")) as (folder, writer):
+            self._backend.save_adapter(state.model, folder / ADAPTER)
+            if self._backend.saves:
+                first = self._backend.shard == 0
+                _save_resume(folder / _resume_file(self._backend.shard), step, state, generators if first else {})
+            self._ranks.barrier()
+            self._ranks.from_first(lambda: self._publish(writer[0], history))
+
+    @contextlib.contextmanager
+    def _shared_folder(self, address: Address) -> Iterator[tuple[Path, list[Writer]]]:
+        """One folder for all ranks that save, and on the first rank the right to publish it.
+
+        The others get a folder that goes away: the libraries make every rank's directories, also on nodes that do
+        not see this one.
+        """
+        with contextlib.ExitStack() as stack:
+            writers: list[Writer] = []
+
+            def open_writer() -> str:
+                writers.append(stack.enter_context(self._store.writer(address)))
+                return str(writers[0].path)
+
+            folder = self._ranks.from_first(open_writer)
+            if not self._backend.saves:
+                folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="fine-tune-"))
+            yield Path(folder), writers
+
+    def _publish(self, writer: Writer, history: History) -> str:
+        check_adapter_replicas(writer.path / ADAPTER)
+        (writer.path / HISTORY).write_text(history.to_jsonl())
+        step = int(str(writer.address.part).removeprefix(PREFIX))
+        artifact = writer.publish(lambda data, files: self._manifest(step, data, files, history))
+        return artifact.manifest.digest
+
+    def _generators_of_every_rank(self) -> dict[str, torch.Tensor]:
+        return {
+            f"rng/{name}/{rank}": state
+            for name, own in self._backend.rng_states().items()
+            for rank, state in enumerate(self._ranks.gather(own))
+        }
 
     def restore_newest(self, state: TrainingState) -> tuple[int, History]:
         """Bring model, optimizer and generators to the newest whole checkpoint; its step, and the history up to there.
 
-        A damaged checkpoint is named and removed: what is trained from an older one will take its place.
+        Collective. The first rank reads every byte and chooses, so that all ranks resume from the same one.
         """
-        newest: tuple[int, History] | None = None
+        name = self._ranks.from_first(self._newest_whole)
+        if not name:
+            return 0, History()
+        checkpoint = self._store.require(self._address(name))
+        return step_of(checkpoint), self._restore(checkpoint, state)
+
+    def _newest_whole(self) -> str:
+        """Its name, or "". A damaged one is named and removed: what is trained from an older one takes its place."""
+        newest = ""
         for name in reversed(self._names()):
             try:
                 checkpoint = self._store.find(self._address(name))
-                if checkpoint is not None:
-                    checkpoint.check_sizes()
-                    newest = newest or (step_of(checkpoint), self._restore(checkpoint, state))
+                if checkpoint is None:
+                    continue
+                checkpoint.check_sizes()
+                if not newest:
+                    with checkpoint.local():  # compares every digest
+                        newest = name
             except CorruptArtifact as error:
-                self._discard(name, error)
-        return newest or (0, History())
+                log.warning("checkpoint %s is damaged, so it is removed and not used: %s", name, error)
+                self._store.remove(self._address(name))
+        return newest
 
     def _restore(self, checkpoint: Artifact, state: TrainingState) -> History:
-        with checkpoint.local() as folder:
-            self._backend.load_adapter(state.model, folder / ADAPTER)
-            _load_resume(folder / RESUME, state, self._backend)
+        files = {_resume_file(0), _resume_file(self._backend.shard), HISTORY}
+        with checkpoint.local(verify=False, names=files) as folder:
+            _load_shard(folder / _resume_file(self._backend.shard), state)
+            self._backend.restore_rng(_generators(folder / _resume_file(0), self._ranks.rank))
             return History.from_jsonl((folder / HISTORY).read_text())
-
-    def _discard(self, name: str, error: CorruptArtifact) -> None:
-        if self._backend.rank == 0:
-            log.warning("checkpoint %s is damaged, so it is removed and not used: %s", name, error)
-            self._store.remove(self._address(name))
 
     def prune(self, keep_last: int, best_step: int | None) -> None:
         """Remove all but the newest `keep_last` and the best one."""
-        if self._backend.rank != 0:
+        if self._ranks.rank != 0:
             return
         for checkpoint in self.finished()[:-keep_last]:
             if step_of(checkpoint) != best_step:
@@ -152,25 +200,39 @@ def _record(checkpoint: Artifact) -> dict[str, object]:
     }
 
 
+def _resume_file(shard: int) -> str:
+    return f"resume-{shard:02d}.safetensors"
+
+
 def _save_resume(path: Path, step: int, state: TrainingState, generators: dict[str, torch.Tensor]) -> None:
-    tensors = {f"rng/{name}": value for name, value in generators.items()}
+    tensors = dict(generators)
     for name, parameter in state.parameters.items():
+        tensors[f"adapter/{name}"] = _on_host(parameter)
         for key, value in state.optimizer.state[parameter].items():
-            tensors[f"optimizer/{name}/{key}"] = value.detach().cpu().contiguous()
+            tensors[f"optimizer/{name}/{key}"] = _on_host(value)
     save_file(tensors, path, metadata={"state": json.dumps({"step": step})})
 
 
-def _load_resume(path: Path, state: TrainingState, backend: Backend) -> None:
+def _on_host(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().cpu().contiguous()
+
+
+def _load_shard(path: Path, state: TrainingState) -> None:
+    with safe_open(path, "pt") as file, torch.no_grad():
+        names = [name for name in file.keys() if name.startswith("optimizer/")]  # noqa: SIM118 - safe_open is no dict
+        for name, parameter in state.parameters.items():
+            parameter.copy_(file.get_tensor(f"adapter/{name}"))
+            prefix = f"optimizer/{name}/"
+            own = {key.removeprefix(prefix): file.get_tensor(key) for key in names if key.startswith(prefix)}
+            state.optimizer.state[parameter] = {
+                # AdamW keeps its step count on the host, the moments beside the parameter.
+                key: value if key == "step" else value.to(parameter.device, parameter.dtype)
+                for key, value in own.items()
+            }
+
+
+def _generators(path: Path, rank: int) -> dict[str, torch.Tensor]:
+    """The generators of one rank, by name."""
     with safe_open(path, "pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - safe_open is no dict
-    backend.restore_rng(
-        {name.removeprefix("rng/"): value for name, value in tensors.items() if name.startswith("rng/")}
-    )
-    for name, parameter in state.parameters.items():
-        prefix = f"optimizer/{name}/"
-        state.optimizer.state[parameter] = {
-            # AdamW keeps its step count on the host, the moments beside the parameter.
-            key.removeprefix(prefix): value if key.endswith("/step") else value.to(parameter.device, parameter.dtype)
-            for key, value in tensors.items()
-            if key.startswith(prefix)
-        }
+        names = [name.split("/") for name in file.keys() if name.startswith("rng/")]  # noqa: SIM118
+        return {name: file.get_tensor(f"rng/{name}/{place}") for _, name, place in names if int(place) == rank}

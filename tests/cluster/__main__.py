@@ -18,7 +18,7 @@ def main() -> None:
     parser.add_argument(
         "--node",
         action="append",
-        default=[],
+        type=_node,
         metavar="NAME[,RESOURCE=AMOUNT…]",
         help="a node to add, such as trn1-1,aws.amazon.com/neuron=16 (again for more)",
     )
@@ -30,11 +30,17 @@ def main() -> None:
         tempfile.TemporaryDirectory(prefix="cluster-") as folder,
         Cluster(Path(folder), images={"local/*": CHECKOUT}, kubeconfig=arguments.kubeconfig) as cluster,
     ):
-        for node in arguments.node or ["node-1"]:
-            name, *resources = node.split(",")
-            cluster.add_node(name, dict(resource.split("=", 1) for resource in resources))
+        for node in arguments.node or [("node-1", {})]:
+            cluster.add_node(*node)
         print(f"export KUBECONFIG={cluster.kubeconfig}   # until Ctrl-C", flush=True)  # noqa: T201
         stopped.wait()
+
+
+def _node(text: str) -> tuple[str, dict[str, str]]:
+    name, *resources = text.split(",")
+    if not name or not all("=" in resource for resource in resources):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME or NAME,RESOURCE=AMOUNT")
+    return name, dict(resource.split("=", 1) for resource in resources)
 
 
 if __name__ == "__main__":

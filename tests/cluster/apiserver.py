@@ -6,8 +6,9 @@ What a request does to objects belongs to the store. Nobody is authenticated: it
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
+from typing import Any
 
 from aiohttp import ClientError, ClientSession, TCPConnector, web
 
@@ -19,7 +20,7 @@ from tests.cluster.requests import Fault, Target, delete_options, event_of, sele
 from tests.cluster.store import Store
 from tests.cluster.tables import as_table
 
-PATCHES = {
+PATCHES: dict[str, Callable[[Any, Any], Any]] = {
     "application/json-patch+json": json_patch,
     "application/merge-patch+json": merge_patch,
     "application/strategic-merge-patch+json": strategic_patch,
@@ -169,7 +170,7 @@ class ApiServer:
             raise ApiError(415, "UnsupportedMediaType", f"{content_type} is not a patch; use one of {sorted(PATCHES)}")
         old = self.store.get(target.kind, target.namespace, target.name)
         try:
-            return PATCHES[content_type](old, patch)
+            return dict(PATCHES[content_type](old, patch))
         except (KeyError, IndexError, ValueError) as error:
             raise ApiError(422, "Invalid", f"the patch does not apply: {error}") from error
 

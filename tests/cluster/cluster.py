@@ -16,7 +16,7 @@ from typing import Any, Self, TypeVar
 from kubernetes import client as kubernetes
 from kubernetes.config import new_client_from_config
 
-from tests.cluster.apiserver import ApiServer, Fault
+from tests.cluster.apiserver import ApiServer
 from tests.cluster.client import Client
 from tests.cluster.jobs import JobController
 from tests.cluster.kinds import EVENTS, JOBS, NAMESPACES, NODES, PODS, Kind
@@ -26,6 +26,7 @@ from tests.cluster.node_lifecycle import NodeLifecycle, NodeTimes
 from tests.cluster.objects import Object, dig, name_of, uid_of
 from tests.cluster.pod_setup import Image
 from tests.cluster.pod_worker import KubeletSettings, PodWorker
+from tests.cluster.requests import Fault
 from tests.cluster.scheduler import Scheduler
 from tests.cluster.tasks import cancel_all, spawn
 
@@ -126,7 +127,7 @@ class Cluster:
         response = self.api.read_namespaced_pod_log(pod, self.namespace, _preload_content=False)
         return str(response.data.decode())
 
-    def wait_for(self, look: Callable[[], T | None], what: str = "it", seconds: float = 30.0) -> T:
+    def wait_for(self, look: Callable[[], T | None], what: str = "it", seconds: float = 60.0) -> T:
         """The first true thing that `look` returns."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:

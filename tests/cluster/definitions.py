@@ -5,7 +5,9 @@ Its own module, because pods import it by name.
 
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from dagster import Definitions, job, op
 from dagster_k8s import k8s_job_executor
@@ -25,13 +27,18 @@ def started(op_name: str) -> Path:
     return Path(os.environ["CLUSTER_TEST_FOLDER"]) / f"{op_name}-started"
 
 
+def in_pod(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The tag that tells dagster-k8s how an op's pod differs."""
+    return {"dagster-k8s/config": config}
+
+
 @op
 def first() -> int:
     print("first speaks")  # noqa: T201 (its log is what a test looks for)
     return 1
 
 
-@op(tags={"dagster-k8s/config": NEURON})
+@op(tags=in_pod(NEURON))
 def second(number: int) -> None:
     print(f"second got {number}")  # noqa: T201
 
@@ -53,9 +60,9 @@ def chain() -> None:
 def everyday_faults() -> None:
     """One op for each fault that happens every day on accelerator clusters."""
     waits.alias("killed")()
-    waits.alias("on_spot").tag({"dagster-k8s/config": ON_SPOT})()
-    waits.alias("too_big").tag({"dagster-k8s/config": NEURON})()
-    waits.alias("unknown_image").tag({"dagster-k8s/config": UNKNOWN_IMAGE})()
+    waits.alias("on_spot").tag(in_pod(ON_SPOT))()
+    waits.alias("too_big").tag(in_pod(NEURON))()
+    waits.alias("unknown_image").tag(in_pod(UNKNOWN_IMAGE))()
 
 
 definitions = Definitions(jobs=[chain, everyday_faults])

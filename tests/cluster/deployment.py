@@ -58,7 +58,7 @@ class Deployment:
         """Launch a run as the UI does: a run pod starts the step pods. Returns the run's id."""
         before = {run.run_id for run in self.runs()}
         done = self.start("job", "launch", "-w", str(self.home / "workspace.yaml"), "-j", job)
-        output, _ = done.communicate(timeout=120)
+        output, _ = done.communicate(timeout=300)
         new = [run.run_id for run in self.runs() if run.run_id not in before]
         if done.returncode or len(new) != 1:
             raise RuntimeError(f"dagster job launch exited with {done.returncode}:\n{output}")
@@ -84,7 +84,7 @@ class Deployment:
         with self.instance() as instance:
             return list(instance.get_runs())
 
-    def wait_for_end(self, run_id: str, seconds: float = 120.0) -> DagsterRun:
+    def wait_for_end(self, run_id: str, seconds: float = 300.0) -> DagsterRun:
         """The run once it is over."""
         end = time.monotonic() + seconds
         with self.instance() as instance:

@@ -75,7 +75,7 @@ def _match(rule: Object, pod: Object) -> str:
         found = find_condition(pod, pattern["type"])
         if found and found["status"] == pattern.get("status", "True"):
             return f"Pod {where} has condition {pattern['type']}"
-    codes = rule.get("onExitCodes")
+    codes = rule.get("onExitCodes") or {}
     for status in dig(pod, "status.containerStatuses", []) if codes else []:
         code = dig(status, "state.terminated.exitCode")
         if not code or codes.get("containerName", status["name"]) != status["name"]:

@@ -9,16 +9,17 @@ import ssl
 import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from functools import cache
+from functools import cache, partial
 
 from aiohttp import web
 
 from tests.cluster.client import Client
 from tests.cluster.container_log import ContainerLog, LogOptions
 from tests.cluster.container_slot import Slot
-from tests.cluster.errors import ApiError, ignored
+from tests.cluster.errors import UNANSWERED, ApiError, ignored, insist
 from tests.cluster.kinds import NODES, PODS
 from tests.cluster.objects import Object, condition, dig, name_of, namespace_of, now, uid_of, with_conditions
 from tests.cluster.pod_worker import KubeletSettings, PodWorker
@@ -47,7 +48,7 @@ class Kubelet:
         """By the pod's UID."""
         self._by_name: dict[tuple[str, str], PodWorker] = {}
         self._tasks: list[asyncio.Task[None]] = []
-        self._is_lost = False
+        self._lost = asyncio.Event()
 
     async def start(self) -> None:
         application = web.Application()
@@ -62,7 +63,7 @@ class Kubelet:
 
     async def lose(self) -> None:
         """The machine is gone, without a word: no heartbeat, no report, no process."""
-        self._is_lost = True
+        self._lost.set()
         await cancel_all(self._tasks)
         await asyncio.gather(*(worker.vanish() for worker in self.workers.values()))
         await self._server.cleanup()
@@ -97,13 +98,13 @@ class Kubelet:
     async def _beat(self) -> None:
         while True:
             await asyncio.sleep(self._heartbeat)
-            with ignored(404, 409, 500, 503):
+            with suppress(ApiError, *UNANSWERED):  # the next one may get through
                 conditions = with_conditions(self._node, self._ready())
                 await self._client.patch_status(NODES, self._node, {"conditions": conditions[-1:]})
 
     def _notice(self, old: Object | None, new: Object | None) -> None:
         pod = new or old
-        if self._is_lost or pod is None:
+        if self._lost.is_set() or pod is None:
             return
         worker = self.workers.get(uid_of(pod))
         if new is None:
@@ -118,7 +119,7 @@ class Kubelet:
 
     def _meet(self, pod: Object) -> None:
         if pod["metadata"].get("deletionTimestamp"):
-            self._tasks.append(spawn(self._client.delete(PODS, pod, grace_seconds=0)))
+            self._tasks.append(spawn(insist(partial(self._client.delete, PODS, pod, grace_seconds=0), self._lost)))
         elif dig(pod, "status.phase") not in ("Succeeded", "Failed"):
             worker = PodWorker(self._client, self._settings, pod)
             self.workers[uid_of(pod)] = self._by_name[namespace_of(pod), name_of(pod)] = worker

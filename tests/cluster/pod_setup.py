@@ -153,7 +153,9 @@ class PodSetup:
         try:
             found = await self._client.get(kind, namespace_of(self._pod), name)
         except ApiError as error:
-            if error.code == 404 and optional:
+            if error.code != 404:
+                raise NotReadyYet(reason, error.message) from error
+            if optional:
                 return {}
             raise NotReadyYet(reason, f'{kind.name.lower()} "{name}" not found') from error
         data = {key: str(value) for key, value in dig(found, "data", {}).items()}

@@ -1,25 +1,22 @@
 """One pod on a kubelet: volumes, init containers, containers, restarts, its status, and its end."""
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
-
-from aiohttp import ClientError
 
 from tests.cluster.client import Client
 from tests.cluster.container import Container
 from tests.cluster.container_slot import Slot
-from tests.cluster.errors import ignored
+from tests.cluster.errors import UNANSWERED, insist
 from tests.cluster.kinds import PODS
 from tests.cluster.objects import Object, condition, dig, name_of, namespace_of, now, uid_of, with_conditions
 from tests.cluster.pod_setup import Image, Launch, NotReadyYet, PodSetup, find_image
 from tests.cluster.tasks import spawn
 
-log = logging.getLogger(__name__)
 Made = TypeVar("Made")
 SOURCE = "kubelet"
 
@@ -48,7 +45,8 @@ class PodWorker:
         self._finished, self._initialized = False, not self.init_slots
         self._verdict: Object = {}
         """Reason and message of a pod that the kubelet itself ended."""
-        self._started_at, self._reported = now(), {}
+        self._started_at = now()
+        self._reported: Object = {}
         self._reporting = asyncio.Lock()
         self._tasks = [spawn(self._run())]
 
@@ -91,7 +89,7 @@ class PodWorker:
         self._finished = True
         await self._report()
         if self._pod["metadata"].get("deletionTimestamp") and not self._dead.is_set():
-            await self._client.delete(PODS, self._pod, grace_seconds=0)
+            await insist(partial(self._client.delete, PODS, self._pod, grace_seconds=0), self._dead)
 
     async def _run_containers(self) -> None:
         for slot in self.init_slots.values():
@@ -162,6 +160,8 @@ class PodWorker:
                 told = missing.message
                 await self._report()
                 await self._pause(self._settings.backoff)
+            except UNANSWERED:
+                await self._pause(self._settings.backoff)
             else:
                 return made
         return None
@@ -189,13 +189,8 @@ class PodWorker:
         """Write the status if it has changed, whatever the API server's mood."""
         async with self._reporting:
             while (status := self._status()) != self._reported and not self._dead.is_set():
-                try:
-                    with ignored(404, 409):  # the pod is gone: nobody wants to know
-                        await self._client.patch_status(PODS, self._pod, status)
-                    self._reported = status
-                except (ClientError, OSError) as error:
-                    log.debug("reporting %s again: %s", name_of(self._pod), error)
-                    await asyncio.sleep(0.2)
+                await insist(partial(self._client.patch_status, PODS, self._pod, status), self._dead)
+                self._reported = status
 
     def _status(self) -> Object:
         phase = self._phase()

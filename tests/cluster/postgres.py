@@ -7,6 +7,7 @@ import itertools
 import os
 import pwd
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -38,7 +39,9 @@ def serve(folder: Path) -> Iterator[str]:
         data = Path(name) / "data"
         owner = _owner(Path(name))
         _run_initdb(data, owner)
-        command = [str(_program("postgres")), "-D", str(data), "-p", str(port), "-k", name]
+        tie = shutil.which("setpriv")  # a test session that is killed takes its server along
+        command = [*([tie, "--pdeathsig", "INT", "--"] if tie else []), str(_program("postgres"))]
+        command += ["-D", str(data), "-p", str(port), "-k", name]
         options = [word for option in OPTIONS for word in ("-c", option)]
         with (folder / "postgres.log").open("wb") as log:
             server = subprocess.Popen([*command, *options], stdout=log, stderr=subprocess.STDOUT, user=owner)
@@ -46,7 +49,7 @@ def serve(folder: Path) -> Iterator[str]:
                 _wait_until_up(server, port, folder / "postgres.log")
                 yield f"postgresql://{USER}@127.0.0.1:{port}"
             finally:
-                server.send_signal(subprocess.signal.SIGINT)  # fast shutdown: do not wait for clients
+                server.send_signal(signal.SIGINT)  # fast shutdown: do not wait for clients
                 server.wait()
 
 

@@ -265,12 +265,22 @@ def test_a_fault_can_be_a_connection_that_breaks(cluster: Cluster, impatient: ku
     assert impatient.list_namespaced_config_map("default").items == []
 
 
+def test_a_fault_can_be_an_answer_that_takes_its_time(cluster: Cluster, impatient: kubernetes.CoreV1Api) -> None:
+    cluster.fault(r"GET .*/configmaps", delay=5)
+
+    with pytest.raises(urllib3.exceptions.ReadTimeoutError):
+        impatient.list_namespaced_config_map("default", _request_timeout=0.2)
+
+    assert impatient.list_namespaced_config_map("default").items == []
+
+
 def test_the_control_plane_outlives_an_api_server_that_fails(cluster: Cluster) -> None:
     cluster.add_node("node-a")
-    cluster.fault(r"(POST|PATCH) .*/(pods|jobs)", times=6, status=500)
+    cluster.fault(r"(POST|PATCH|GET) .*/(pods|jobs|events)", times=12, status=500)
+    cluster.fault(r"(POST|PATCH) .*/(pods|jobs|nodes)", times=12, reset=True)
     cluster.wait_for(lambda: _created(cluster, job("stubborn", "true")), "the Job to be accepted")
 
-    cluster.wait_for(lambda: cluster.events("Completed"), "the Job to complete")
+    cluster.wait_for(lambda: cluster.batch.read_namespaced_job("stubborn", "default").status.succeeded, "success")
 
 
 def test_kubectl_shows_what_there_is(cluster: Cluster) -> None:
@@ -302,7 +312,9 @@ def _created(cluster: Cluster, body: Object) -> bool:
     try:
         cluster.batch.create_namespaced_job("default", body)
     except ApiException as refused:
-        return refused.status == 409
+        return bool(refused.status == 409)
+    except urllib3.exceptions.HTTPError:
+        return False
     return True
 
 

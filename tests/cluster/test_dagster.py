@@ -36,11 +36,11 @@ def test_what_happens_every_day_is_not_named_or_hangs(deployment: Deployment) ->
     cluster.fault(r"POST .*/jobs", times=2, status=503)
 
     command = deployment.execute("everyday_faults")
-    cluster.wait_for(lambda: _has_started(deployment, "killed", "on_spot"), "two steps to run", 60)
+    cluster.wait_for(lambda: _has_started(deployment, "killed", "on_spot"), "two steps to run", 180)
     cluster.lose_node(_pod_of(deployment, "on_spot")["spec"]["nodeName"])
-    cluster.wait_for(lambda: is_true(_job_of(deployment, "on_spot"), "Complete"), "the second pod to end", 60)
+    cluster.wait_for(lambda: is_true(_job_of(deployment, "on_spot"), "Complete"), "the second pod to end", 180)
     cluster.oom_kill(_pod_of(deployment, "killed")["metadata"]["name"])
-    cluster.wait_for(lambda: _ended(deployment), "the next health check", 60)
+    cluster.wait_for(lambda: _ended(deployment), "the next health check", 180)
 
     # One round of checks has looked at all four. Only the Job that failed was noticed, and not why it failed.
     assert _ended(deployment) == ["killed"]

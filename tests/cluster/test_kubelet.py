@@ -74,7 +74,7 @@ def test_a_container_sees_its_own_environment_and_nothing_of_the_tests(cluster: 
 
 def test_a_claim_keeps_what_a_pod_wrote_and_a_mount_path_is_its_folder(cluster: Cluster) -> None:
     cluster.create(CLAIMS, {"metadata": {"name": "fsx"}, "spec": {}})
-    mounted = {
+    mounted: Any = {
         "spec": {"volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": "fsx"}}]},
         "volumeMounts": [{"name": "data", "mountPath": "/fsx"}],
     }

@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import psutil
@@ -44,3 +45,16 @@ def test_nodes_can_be_a_program_of_their_own(cluster: Cluster, ending: signal.Si
     assert program.returncode == (0 if ending == signal.SIGTERM else -ending)
     process = int((tmp_path / "pid").read_text())
     cluster.wait_for(lambda: not psutil.pid_exists(process), "the pod's process to be gone")
+
+
+def test_nodes_end_even_if_their_control_plane_is_gone(tmp_path: Path) -> None:
+    with Cluster(tmp_path / "here") as cluster:
+        nodes = Cluster(tmp_path / "elsewhere", kubeconfig=cluster.kubeconfig)
+        nodes.__enter__()
+        nodes.add_node("orphan")
+        cluster.create(PODS, pod("forever", "sleep 60"))
+        cluster.wait_for_phase("forever", "Running")
+
+    nodes.__exit__(None, None, None)
+
+    assert not [thread for thread in threading.enumerate() if thread.name == "cluster"]

@@ -1,6 +1,7 @@
 """What every step program does: four flags, exit codes, one line for an error, progress to Dagster, publishing."""
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -314,3 +315,30 @@ def test_a_run_whose_files_the_first_finisher_swept_uses_that_one_s_artifact(tmp
     cli.make(BY_VERB["fetch"], run(), second)
 
     assert run().require("base_model").read("file") == b"the first one's"
+
+
+def test_an_error_ends_the_program_at_once_whatever_it_waits_for(argv: Callable[..., list[str]]) -> None:
+    """A thread sees the error, while the one that trains is inside a compiler that would take an hour."""
+    thread = "threading.Thread(target=cli.end_at_once, args=(InvalidInput('a graph is missing'),))"
+    body = f"import threading; {thread}.start(); time.sleep(3600)"
+
+    ended = subprocess.run(argv(body), capture_output=True, text=True, check=False)
+
+    assert ended.returncode == InvalidInput.exit_code
+    assert "error: a graph is missing" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_the_processes_of_a_launch_have_a_name_in_common_and_a_process_alone_has_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    program = [sys.executable, "-c", "from neuron_ops import cli; print(cli.launch_name())"]
+
+    def name(**variables: str) -> str:
+        environment = {**os.environ, **variables}
+        return subprocess.run(program, env=environment, capture_output=True, text=True, check=True).stdout
+
+    first, second = (name(LOCAL_RANK=rank, MASTER_PORT="4711") for rank in "01")
+    assert first == second != name(LOCAL_RANK="0", MASTER_PORT="4712")
+    assert name() != name()

@@ -90,7 +90,7 @@ def finish_all(finish: Finish) -> Callable[[Run], dict[str, str]]:
         ({"graph__lora__r": 4}, GRAPH),
         ({"graph__gradient_accumulation": 2}, GRAPH),
         ({"graph__sequence_length": 128}, ["tokenized_dataset", *GRAPH]),
-        ({"hardware__threads": 2}, GRAPH),
+        ({"hardware__threads": 2}, TRAINING),
         ({"hardware__processes": 2}, GRAPH),
         ({"evaluation__prompts": 2}, ["evaluation"]),
         ({"evaluation__min_improvement": 0.1}, ["evaluation"]),

@@ -16,6 +16,7 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM
 
 from neuron_ops import launch
+from neuron_ops.backends.adapter import set_first_values
 from neuron_ops.run import Run
 from neuron_ops.steps import BY_VERB
 from neuron_ops.training.batches import Rows, Schedule
@@ -70,11 +71,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trainer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trainer]:
     trainer = start_server(tmp_path_factory.mktemp("trainings"))
     yield trainer
-    assert trainer.server.stdin is not None
-    assert trainer.server.stdout is not None
-    trainer.server.stdin.close()
-    trainer.server.wait()
-    trainer.server.stdout.close()
+    trainer.close()
 
 
 # Steps have two backward passes each, and every second one ends with a checkpoint.
@@ -199,7 +196,9 @@ def first_step(model: Path, folder: Path, **overrides: Any) -> tuple[Run, dict[s
     run = make_run(folder, make_recipe(model, **ONE_STEP, **overrides))
     row = next(row for row in history_of(train_here(run)).rows if "loss" in row)
     checkpoint = checkpoints_of(run)["step-000001"]
-    tensors = load(checkpoint.read("resume.safetensors")) | load(checkpoint.read("adapter/adapter_model.safetensors"))
+    tensors = load(checkpoint.read("resume-00.safetensors")) | load(
+        checkpoint.read("adapter/adapter_model.safetensors")
+    )
     return run, row, tensors
 
 
@@ -207,9 +206,9 @@ def by_hand(model: Path, run: Run) -> tuple[float, dict[str, torch.Tensor], dict
     """Loss, gradients and initial values of step 0, from the whole global batch in one forward and backward pass."""
     lora, training = run.recipe.graph.lora, run.recipe.training
     base = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
-    torch.manual_seed(training.seed)
     config = LoraConfig(r=lora.r, lora_alpha=int(lora.alpha), target_modules=sorted(lora.target_modules))
     adapted = get_peft_model(base, config)
+    set_first_values(dict(adapted.named_parameters()), training.seed)
     with run.require("tokenized_dataset").local() as folder:
         rows = Rows(folder / "train")
         (batch,), tokens = Schedule(training.seed, micro_batch=4, accumulation=1, ranks=1, rank=0).train(rows, 0)
@@ -299,7 +298,7 @@ def test_the_newest_checkpoints_and_the_best_one_are_kept(model: Path, tmp_path:
 def test_early_stopping_saves_its_last_step_and_a_resume_does_not_undo_it(
     trainer: Trainer, model: Path, tmp_path: Path
 ) -> None:
-    patience = {"training__early_stopping_patience": 2, "training__checkpoint_every": 4}
+    patience = {"training__early_stopping_patience": 2, "training__checkpoint_every": 4, "training__steps": 8}
     run = make_run(tmp_path, make_recipe(model, **{**TOO_FAST, **patience}))
 
     killed = trainer.train(run, Kill(PUBLISH, call=1))
@@ -318,7 +317,7 @@ def test_early_stopping_saves_its_last_step_and_a_resume_does_not_undo_it(
     assert contents(run) == trainer.uninterrupted(run)
 
 
-@pytest.mark.parametrize("file", ["w/resume.safetensors", "w/adapter/adapter_model.safetensors", "manifest.json"])
+@pytest.mark.parametrize("file", ["w/resume-00.safetensors", "w/adapter/adapter_model.safetensors", "manifest.json"])
 def test_a_damaged_checkpoint_is_named_and_an_older_one_is_used(
     file: str, trainer: Trainer, model: Path, tmp_path: Path
 ) -> None:
@@ -338,7 +337,7 @@ def test_with_every_checkpoint_damaged_training_begins_again(trainer: Trainer, m
     run = make_run(tmp_path, make_recipe(model, **DROPOUT))
     trainer.train(run, Kill(PUBLISH, call=1))
     for checkpoint in checkpoints_of(run).values():
-        damage(checkpoint, "resume.safetensors")
+        damage(checkpoint, "resume-00.safetensors")
 
     ended = trainer.train(run)
 

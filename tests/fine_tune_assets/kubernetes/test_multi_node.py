@@ -203,7 +203,8 @@ def test_pods_that_no_machine_can_take_are_said_and_given_up(bench: Bench) -> No
 
     ending = bench.run(SLEEP, QUICK)
 
-    assert ending.reason.startswith("after 0.0333333 minutes node 0 cannot be placed (Unschedulable: 0/2 nodes are")
+    assert ending.final, "to start again would be to wait as long again"
+    assert str(ending.error).startswith("After 0.0333 minutes node 0 cannot be placed (Unschedulable: 0/2 nodes are")
     said = [text for text in bench.said if text.startswith("node 1 cannot be placed")]
     assert len(said) == 1, "not at each look"
     assert_nothing_is_left(bench.cluster)
@@ -215,8 +216,8 @@ def test_an_image_that_cannot_be_pulled_is_said_and_given_up(bench: Bench) -> No
 
     ending = training.run()
 
-    assert "cannot start (" in ending.reason
-    assert "ImagePull" in ending.reason
+    assert "cannot start (" in str(ending.error)
+    assert "ImagePull" in str(ending.error)
     assert_nothing_is_left(bench.cluster)
 
 

@@ -12,6 +12,7 @@ from neuron_ops.backends.cpu import CpuBackend
 from neuron_ops.run import Run
 from neuron_ops.training.checkpoints import Checkpoints, TrainingState, step_of
 from neuron_ops.training.history import History
+from neuron_ops.training.ranks import Ranks
 from tests.neuron_ops.training.workbench import damage, make_model, make_recipe, make_run
 
 STEPS = (2, 4, 6)
@@ -35,7 +36,7 @@ def backend(run: Run) -> CpuBackend:
 
 @pytest.fixture
 def checkpoints(run: Run, backend: CpuBackend) -> Checkpoints:
-    return Checkpoints(run.store, run.plan("lora_checkpoints"), backend)
+    return Checkpoints(run.store, run.plan("lora_checkpoints"), backend, Ranks())
 
 
 def make_state(run: Run, backend: CpuBackend) -> TrainingState:
@@ -103,7 +104,7 @@ def test_bytes_changed_without_a_change_in_size_are_noticed(
 ) -> None:
     state = make_state(run, backend)
     save_all(checkpoints, state)
-    file = Path(checkpoints.finished()[-1].location) / "resume.safetensors"
+    file = Path(checkpoints.finished()[-1].location) / "resume-00.safetensors"
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)
@@ -128,7 +129,7 @@ def test_what_was_killed_in_the_middle_is_removed(run: Run, backend: CpuBackend,
     save_all(checkpoints, make_state(run, backend))
     half_saved = Path(checkpoints.finished()[0].location).parents[1] / "step-000008" / "w-0"
     half_saved.mkdir(parents=True)
-    (half_saved / "resume.safetensors").touch()
+    (half_saved / "resume-00.safetensors").touch()
 
     checkpoints.tidy()
 
@@ -143,8 +144,8 @@ def test_a_checkpoint_holds_tensors_and_text_only(run: Run, backend: CpuBackend,
     names = [file.name for file in newest.manifest.files]
 
     assert {Path(name).suffix for name in names} == {".safetensors", ".json", ".jsonl"}
-    content = newest.read("resume.safetensors")
+    content = newest.read("resume-00.safetensors")
     (length,) = struct.unpack("<Q", content[:8])
     header = json.loads(content[8 : 8 + length])
     assert json.loads(header.pop("__metadata__")["state"]) == {"step": 6}
-    assert {name.split("/")[0] for name in header} == {"optimizer", "rng"}
+    assert {name.split("/")[0] for name in header} == {"adapter", "optimizer", "rng"}

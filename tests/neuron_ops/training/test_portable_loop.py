@@ -10,7 +10,7 @@ import neuron_ops
 
 PACKAGE = Path(neuron_ops.__file__).parent
 LOOP = [PACKAGE / "train.py", *sorted((PACKAGE / "training").glob("*.py"))]
-BACKENDS = [PACKAGE / "backends" / "cpu.py", PACKAGE / "backends" / "cuda.py"]
+BACKENDS = PACKAGE / "backends"
 
 FORBIDDEN_IN_THE_LOOP = {
     "accelerator": "the loop speaks to a backend only",
@@ -26,18 +26,12 @@ FORBIDDEN_IN_THE_LOOP = {
     "save_state": "leaves out the optimizer of an adapter",
     "load_state": "does not find what save_state wrote",
 }
-# `reduce` is here and not above: on cpu and cuda every process is a data-parallel rank.
+HARMLESS = {"backward", "device", "prepare_model", "process_index"}
 ALLOWED_OF_THE_ACCELERATOR = {
-    "backward",
-    "device",
-    "gather",
-    "no_sync",
-    "num_processes",
-    "prepare_model",
-    "process_index",
-    "reduce",
-    "unwrap_model",
-    "wait_for_everyone",
+    # `reduce`: on cpu and cuda every process is a data-parallel rank.
+    "cpu.py": HARMLESS | {"no_sync", "num_processes", "reduce", "unwrap_model"},
+    # `clip_grad_norm_`: postponed to the optimizer's step, which the next test looks at.
+    "neuron_process.py": HARMLESS | {"prepare_optimizer", "clip_grad_norm_"},
 }
 PICKLERS = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 
@@ -67,14 +61,23 @@ def test_the_loop_makes_none_of_the_calls_that_go_wrong_on_trainium(file: Path) 
     assert "accelerate" not in found
 
 
-@pytest.mark.parametrize("file", BACKENDS, ids=lambda file: file.stem)
-def test_a_backend_uses_the_harmless_part_of_the_accelerator(file: Path) -> None:
-    nodes = [node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Attribute)]
+@pytest.mark.parametrize("file", ALLOWED_OF_THE_ACCELERATOR)
+def test_a_backend_uses_the_harmless_part_of_the_accelerator(file: str) -> None:
+    nodes = [node for node in ast.walk(ast.parse((BACKENDS / file).read_text())) if isinstance(node, ast.Attribute)]
 
     used = {node.attr for node in nodes if ast.unparse(node.value) == "self._accelerator"}
 
     assert used
-    assert used <= ALLOWED_OF_THE_ACCELERATOR
+    assert used <= ALLOWED_OF_THE_ACCELERATOR[file]
+
+
+def test_on_trainium_gradients_are_clipped_within_the_optimizer_s_step() -> None:
+    tree = ast.parse((BACKENDS / "neuron_process.py").read_text())
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+
+    (clip,) = [call for call in calls if ast.unparse(call.func).endswith("clip_grad_norm_")]
+
+    assert "postpone_clipping_to_optimizer_step=True" in [ast.unparse(keyword) for keyword in clip.keywords]
 
 
 def test_the_batch_is_accumulated_by_the_backend_and_not_by_accelerate() -> None:

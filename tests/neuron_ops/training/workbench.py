@@ -9,7 +9,7 @@ import random
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from neuron_ops import cli, compile, fetch, train
 from neuron_ops.artifacts import Artifact, ArtifactStore
+from neuron_ops.backends import layout
 from neuron_ops.raw import RawDatasets
 from neuron_ops.recipe import Recipe
 from neuron_ops.recipe_file import load_recipe
@@ -126,14 +127,19 @@ def make_recipe(model: Path, **overrides: object) -> Recipe:
 
 def make_run(folder: Path, recipe: Recipe) -> Run:
     """A store in which everything that `train` reads is finished."""
-    raw = folder / "store" / "raw" / VERSION
-    raw.mkdir(parents=True, exist_ok=True)
-    (raw / "rows.jsonl").write_text("{}\n")
-    (raw / "_SUCCESS").touch()
+    make_raw(folder)
     run = open_run(folder, recipe)
     for verb, build in (("fetch", fetch.build), ("prepare", prepare), ("compile", compile.build)):
         cli.make(BY_VERB[verb], run, build)
     return run
+
+
+def make_raw(folder: Path) -> None:
+    """A raw dataset whose rows nobody reads."""
+    raw = folder / "store" / "raw" / VERSION
+    raw.mkdir(parents=True, exist_ok=True)
+    (raw / "rows.jsonl").write_text("{}\n")
+    (raw / "_SUCCESS").touch()
 
 
 def open_run(folder: Path, recipe: Recipe) -> Run:
@@ -194,6 +200,9 @@ class Kill:
     call: int
     after: bool = False
     rank: int = 0
+    """-1 for every rank."""
+    stop: bool = False
+    """SIGSTOP instead: the process stays, and answers nobody."""
 
 
 @dataclass(frozen=True)
@@ -211,23 +220,36 @@ class Trainer:
 
     folder: Path
     server: "subprocess.Popen[str]"
+    make_run: Callable[[Path, Recipe], Run] = make_run
+    """Prepares the store of a reference."""
     references: dict[str, dict[str, bytes]] = field(default_factory=dict)
 
     def train(self, run: Run, kill: Kill | None = None) -> Ended:
         """Run the program `train` to its end, one process for each rank."""
-        ranks = run.recipe.hardware.processes or 1
-        request = {"argv": arguments(run, self.folder), "ranks": ranks, "kill": kill and vars(kill)}
+        return self.request(arguments(run, self.folder), layout(run.recipe).world_size, kill)
+
+    def request(self, argv: list[str], ranks: int, kill: Kill | None = None, call: str | None = None) -> Ended:
+        """Run the program `train`, or a function `module:name` of the test, once for each rank."""
+        request = {"argv": argv, "ranks": ranks, "kill": kill and vars(kill), "call": call}
         assert self.server.stdin is not None
         assert self.server.stdout is not None
         self.server.stdin.write(json.dumps(request) + "\n")
         self.server.stdin.flush()
         return Ended(**json.loads(self.server.stdout.readline()))
 
+    def close(self) -> None:
+        """End the server."""
+        assert self.server.stdin is not None
+        assert self.server.stdout is not None
+        self.server.stdin.close()
+        self.server.wait()
+        self.server.stdout.close()
+
     def uninterrupted(self, run: Run) -> dict[str, bytes]:
         """What the same training leaves when nothing disturbs it; made once for each recipe."""
         key = run.recipe.to_json()
         if key not in self.references:
-            undisturbed = make_run(self.folder / f"reference-{len(self.references)}", run.recipe)
+            undisturbed = self.make_run(self.folder / f"reference-{len(self.references)}", run.recipe)
             ended = self.train(undisturbed)
             assert set(ended.codes) == {0}, ended.log
             self.references[key] = contents(undisturbed)
@@ -238,11 +260,14 @@ def arguments(run: Run, folder: Path) -> list[str]:
     """The arguments of a step's program."""
     recipe = folder / "recipe.json"
     recipe.write_text(run.recipe.to_json())
-    return ["--recipe", str(recipe), "--store", run.store.url, "--dataset-version", VERSION]
+    return [
+        *("--recipe", str(recipe), "--store", run.store.url, "--raw", run.raw.url),
+        *("--dataset-version", run.version),
+    ]
 
 
-def start_server(folder: Path) -> Trainer:
-    """Start the process that trainings are forked from."""
-    program: Sequence[str] = [sys.executable, str(Path(__file__).parent / "fork_server.py")]
-    server = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    return Trainer(folder, server)
+def start_server(folder: Path, module: str = "tests.neuron_ops.training.fork_server", **fields: Any) -> Trainer:
+    """Start the process that trainings are forked from: this module, or one that prepares the process first."""
+    program, root = [sys.executable, "-m", module], Path(__file__).parents[3]
+    server = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=root)
+    return Trainer(folder, server, **fields)

@@ -1,0 +1,93 @@
+"""Starting a rehearsal of training and reading what it leaves; the rehearsal itself is the program rehearse.
+
+The program runs as training will: as many processes, in the same environment. It runs on one machine.
+"""
+
+import json
+import logging
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from neuron_ops import launch, nodes
+from neuron_ops.artifacts import Scalar
+from neuron_ops.backends import environment, layout
+from neuron_ops.backends.compilers import Compiler
+from neuron_ops.errors import Unavailable
+from neuron_ops.graphs.graph import CACHE, Graph
+from neuron_ops.run import Run
+
+log = logging.getLogger(__name__)
+
+RESULT = "rehearsal.json"
+ROUNDS = 3
+"""Compilations of a graph that fails, each with the compiler's own tries: a bound on hours."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rehearsed:
+    """What a rehearsal left."""
+
+    graphs: list[Graph]
+    measured: dict[str, Scalar]
+    """Seconds of its first evaluation and steps, with everything compiled on the way."""
+
+
+def rehearse(run: Run, compiler: Compiler, scratch: Path) -> Rehearsed:
+    """Run the fewest steps that visit every graph, and compile until nothing is left or ROUNDS are over.
+
+    The cache is `scratch / CACHE`.
+
+    Raises:
+        OpsError: what the program ended with.
+    """
+    cache, out = scratch / CACHE, scratch / "out"
+    for folder in (cache, out):
+        folder.mkdir()
+    argv = _command(run, scratch, out)
+    output = _run(compiler.rehearse(argv), run, compiler, cache)
+    graphs = compiler.scan(cache, output)
+    again = compiler.again(argv)
+    for _ in range(ROUNDS - 1):
+        incomplete = [graph for graph in graphs if graph.state != "complete"]
+        if again is None or not incomplete:
+            break
+        for graph in incomplete:
+            log.warning("compiling %s again: %s", graph.name, graph.reason)
+            compiler.reset(cache, graph)
+        output += _run(again, run, compiler, cache)
+        graphs = compiler.scan(cache, output)
+    result = out / RESULT
+    return Rehearsed(graphs, json.loads(result.read_text()) if result.exists() else {})
+
+
+def _command(run: Run, scratch: Path, out: Path) -> list[str]:
+    recipe_file = scratch / "recipe.json"
+    recipe_file.write_text(run.recipe.to_json())
+    places = ["--recipe", str(recipe_file), "--store", run.store.url, "--raw", run.raw.url, "--out", str(out)]
+    program = ["-m", "neuron_ops.rehearse", *places]
+    one_node = replace(layout(run.recipe), nodes=1)
+    if one_node.processes_per_node == 1:
+        return [sys.executable, *program]
+    return nodes.command(one_node, 0, nodes.Meeting("127.0.0.1", 0), program)
+
+
+def _run(argv: list[str], run: Run, compiler: Compiler, cache: Path) -> str:
+    lines: list[str] = []
+    variables = {**environment(run.recipe), **compiler.environment(cache)}
+    ending = launch.run(argv, variables, _show_and_keep(lines))
+    if ending.error is not None:
+        raise ending.error
+    if ending.status != 0:
+        how = f"was killed by signal {-ending.status}" if ending.status < 0 else f"ended with status {ending.status}"
+        raise Unavailable(f"The rehearsal of training {how}. Its output is in this step's stderr.")
+    return "".join(lines)
+
+
+def _show_and_keep(lines: list[str]) -> Callable[[str], None]:
+    def on_line(line: str) -> None:
+        sys.stderr.write(f"rehearsal: {line}")
+        lines.append(line)
+
+    return on_line

@@ -1,0 +1,128 @@
+"""The same tokens and the same seed give the same training on Trainium's libraries as on one CPU process."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from neuron_ops import cli, consolidate, evaluate, merge
+from neuron_ops.run import Run
+from neuron_ops.steps import BY_VERB
+from tests.neuron_on_cpu.bench import (
+    TP2,
+    TP2_DP2,
+    make_demo_recipe,
+    make_demo_run,
+    make_recipe,
+    make_run,
+    open_demo_run,
+)
+from tests.neuron_ops.training.workbench import Trainer, history_of, open_run
+
+pytestmark = pytest.mark.neuron_on_cpu
+
+ROW_AND_COLUMN_LAYERS = {"graph__lora__target_modules": ["q_proj", "k_proj", "v_proj", "o_proj", "down_proj"]}
+FLOAT32, BFLOAT16 = 1e-5, 3e-2
+"""Relative differences of logits that rounding explains."""
+
+
+def train(trainer: Trainer, folder: Path, model: Path, **overrides: Any) -> Run:
+    run = make_run(folder, make_recipe(model, **overrides))
+    ended = trainer.train(run)
+    assert set(ended.codes) == {0}, ended.log
+    return open_run(folder, run.recipe)
+
+
+def rows_of(run: Run) -> list[dict[str, float]]:
+    return history_of(run.require("lora_checkpoints")).rows
+
+
+CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "TP 2": (TP2, {}),
+    "TP 2 x DP 2": (TP2_DP2, {}),
+    "every step clipped": (TP2_DP2, {"training__max_grad_norm": 0.05}),
+    "activations recomputed": (TP2, {"graph__gradient_checkpointing": True}),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_losses_and_norms_are_those_of_one_cpu_process(
+    case: str, trainer: Trainer, cpu_trainer: Trainer, model: Path, tmp_path: Path
+) -> None:
+    layout, changes = CASES[case]
+    expected = rows_of(train(cpu_trainer, tmp_path / "cpu", model, **ROW_AND_COLUMN_LAYERS, **changes))
+
+    rows = rows_of(train(trainer, tmp_path / "neuron", model, **ROW_AND_COLUMN_LAYERS, **changes, **layout))
+
+    assert len(rows) == len(expected)
+    for row, other in zip(rows, expected, strict=True):
+        assert row == pytest.approx(other, rel=2e-6), "float32 sums in another order, and nothing more"
+
+
+def test_with_a_bfloat16_base_losses_differ_by_its_rounding_only(
+    trainer: Trainer, cpu_trainer: Trainer, model: Path, tmp_path: Path
+) -> None:
+    bfloat16 = {**ROW_AND_COLUMN_LAYERS, "graph__dtype": "bfloat16"}
+    expected = rows_of(train(cpu_trainer, tmp_path / "cpu", model, **bfloat16))
+
+    rows = rows_of(train(trainer, tmp_path / "neuron", model, **bfloat16, **TP2_DP2))
+
+    for row, other in zip(rows, expected, strict=True):
+        assert row == pytest.approx(other, rel=2e-2)
+
+
+def sharded_logits(trainer: Trainer, run: Run, folder: Path) -> dict[str, torch.Tensor]:
+    """Logits and inputs of the sharded model after the training's last checkpoint."""
+    file, out = folder / "recipe.json", folder / "logits.safetensors"
+    file.write_text(run.recipe.to_json())
+    argv, call = (
+        [str(file), run.store.url, run.raw.url, run.version, str(out)],
+        "tests.neuron_on_cpu.probes:write_logits",
+    )
+    ended = trainer.request(argv, ranks=run.recipe.hardware.tensor_parallel, call=call)
+    assert set(ended.codes) == {0}, ended.log
+    return load_file(out)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", FLOAT32), ("bfloat16", BFLOAT16)])
+def test_the_shipped_pipeline_from_rows_to_verdict(
+    dtype: str, tolerance: float, trainer: Trainer, tmp_path: Path
+) -> None:
+    recipe = make_demo_recipe(**TP2, graph__dtype=dtype, training__steps=20)
+    run = make_demo_run(tmp_path, recipe)
+    ended = trainer.train(run)
+    assert set(ended.codes) == {0}, ended.log
+
+    run = open_demo_run(tmp_path, recipe)
+    for verb, build in (("consolidate", consolidate.build), ("merge", merge.build), ("evaluate", evaluate.build)):
+        cli.make(BY_VERB[verb], run, build)
+
+    sharded = sharded_logits(trainer, run, tmp_path)
+    base, merged = (load(run.require(name).location, dtype) for name in ("base_model", "merged_model"))
+    assert distance(PeftModel.from_pretrained(base, run.require("consolidated_weights").location), sharded) <= tolerance
+    assert distance(merged, sharded) <= BFLOAT16, "the base is stored in bfloat16, so the merged model is as well"
+    checks = [check for name in ("consolidated_weights", "evaluation") for check in run.require(name).manifest.checks]
+    assert {check.name for check in checks if check.passed} == {
+        "adapter_is_complete",
+        "better_than_base",
+        "merged_equals_base_plus_adapter",
+    }
+
+
+def load(folder: str, dtype: str) -> PreTrainedModel:
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
+    return model.eval()
+
+
+@torch.no_grad()
+def distance(model: torch.nn.Module, sharded: dict[str, torch.Tensor]) -> float:
+    """The largest difference between a model's logits and those of the sharded one, relative to the largest logit."""
+    inputs = {name: sharded[name] for name in ("input_ids", "position_ids")}
+    logits = model(**inputs, use_cache=False).logits.float()
+    # Not at padding, where only one of the two masks what lies before.
+    counted = sharded["labels"] != -100
+    return float((logits - sharded["logits"])[counted].abs().max() / sharded["logits"][counted].abs().max())

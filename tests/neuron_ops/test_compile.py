@@ -1,0 +1,225 @@
+"""`compile`: what it publishes, what it tries again, and what it refuses to publish.
+
+Trainium's compiler is played by a stand-in (graphs/stand_in.py), so these tests are about our handling of its results.
+torch.compile is the real one, in test_compiled_training.py.
+"""
+
+import json
+import logging
+import os
+import shutil
+import stat
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from neuron_ops import cli, compile
+from neuron_ops.artifacts import Artifact, ArtifactStore
+from neuron_ops.errors import InvalidInput, MissingArtifact, Unavailable
+from neuron_ops.graphs.rehearsal import ROUNDS
+from neuron_ops.raw import RawDatasets
+from neuron_ops.recipe_file import load_recipe
+from neuron_ops.run import Run
+from neuron_ops.steps import BY_VERB
+from tests.neuron_ops.graphs.cache_entries import COMPILER
+
+STAND_IN = Path(__file__).parent / "graphs" / "stand_in.py"
+ROOT = Path(__file__).parents[2]
+
+CONFIG = {
+    "architectures": ["LlamaForCausalLM"],
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "vocab_size": 128256,
+}
+
+
+class Compiler:
+    """The stand-in on the PATH, what it is going to do, and how it was called."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def plan(self, *rounds: dict[str, Any]) -> None:
+        (self.folder / "plan.json").write_text(json.dumps(rounds))
+
+    def calls(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (self.folder / "calls.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture
+def neuron(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Compiler:
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    program = folder / "neuron_parallel_compile"
+    program.write_text(STAND_IN.read_text().replace("#!/usr/bin/env python", f"#!{sys.executable}"))
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
+    monkeypatch.setenv("STAND_IN_ROOT", str(ROOT))
+    return Compiler(folder)
+
+
+@pytest.fixture
+def make_run(tmp_path: Path, publish: Any) -> Callable[..., Run]:
+    def make_run(recipe: str = "llama3_8b_lora_trn1", **overrides: object) -> Run:
+        store = ArtifactStore(str(tmp_path / "store"))
+        dotted = {name.replace("__", "."): value for name, value in overrides.items()}
+        run = Run(load_recipe(recipe, dotted), store, RawDatasets(f"{store.url}/raw"), "v1")
+        plan = run.plan("base_model")
+        if store.find(plan.address) is None:
+            publish(store, plan.address, {"config.json": json.dumps(CONFIG).encode()}, reads=plan.reads)
+        return run
+
+    return make_run
+
+
+def compile_with(run: Run) -> Artifact:
+    cli.make(BY_VERB["compile"], run, compile.build)
+    return run.require("compiled_graph_cache")
+
+
+def test_an_eager_training_has_nothing_to_compile_and_the_artifact_says_so(make_run: Callable[..., Run]) -> None:
+    artifact = compile_with(make_run("tiny_llama_cpu"))
+
+    assert artifact.manifest.metrics["graphs"] == 0
+    assert artifact.manifest.metrics["reason"] == "backend cpu runs eagerly: training compiles no graph"
+    assert artifact.read("report.md").startswith(b"No compiled graphs: backend cpu runs eagerly")
+
+
+def test_every_graph_is_published_with_its_seconds(make_run: Callable[..., Run], neuron: Compiler) -> None:
+    neuron.plan(
+        {"entries": {"a+1": ["complete", 612.5], "b+1": ["complete", 30.25], "c+1": ["complete, lock left", 2]}}
+    )
+
+    artifact = compile_with(make_run())
+
+    assert [file.name for file in artifact.manifest.files if file.name != "report.md"] == [
+        f"cache/{COMPILER}/MODULE_{key}/{name}"
+        for key in ("a+1", "b+1", "c+1")
+        for name in ("compile_flags.json", "model.done", "model.hlo_module.pb", "model.neff")
+    ]
+    metrics = artifact.manifest.metrics
+    assert (metrics["graphs"], metrics["compile_seconds"], metrics["longest_compile_seconds"]) == (3, 644.75, 612.5)
+    report = artifact.read("report.md").decode()
+    assert f"| `{COMPILER}/MODULE_a+1` | 7 | 612.5 | 1 |" in report
+    assert report.index("MODULE_a+1") < report.index("MODULE_b+1") < report.index("MODULE_c+1")
+
+
+def test_the_rehearsal_has_trainings_processes_and_a_cache_of_its_own(
+    make_run: Callable[..., Run], neuron: Compiler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NEURON_COMPILE_CACHE_URL", "s3://somewhere/else")
+    neuron.plan({"entries": {"a+1": ["complete", 1]}})
+
+    compile_with(make_run())
+
+    (call,) = neuron.calls()
+    argv = call["argv"]
+    assert "--nproc-per-node=32" in argv
+    assert argv[argv.index("-m", argv.index("--nproc-per-node=32")) + 1] == "neuron_ops.rehearse"
+    assert "--dataset-version" not in argv, "its graphs are shared by all of them"
+    assert call["variables"]["NEURON_COMPILE_CACHE_URL"].startswith("/")
+    assert call["variables"]["NEURON_PARALLEL_COMPILE_MAX_RETRIES"] == "1"
+    assert not Path(call["variables"]["NEURON_COMPILE_CACHE_URL"]).exists(), "nothing is left of it"
+
+
+@pytest.mark.parametrize("state", ["failed", "extracted", "locked"])
+def test_what_was_not_compiled_is_compiled_again_and_the_rest_is_not(
+    make_run: Callable[..., Run], neuron: Compiler, state: str
+) -> None:
+    neuron.plan({"entries": {"a+1": ["complete", 10], "b+1": [state, None]}}, {"entries": {"b+1": ["complete", 20]}})
+
+    artifact = compile_with(make_run())
+
+    first, second = neuron.calls()
+    assert second["argv"] == ["--command", "compile", *first["argv"]]
+    assert artifact.manifest.metrics["graphs"] == 2
+    assert artifact.manifest.metrics["compile_seconds"] == 30
+    assert not any(file.name.endswith((".lock", "model.log")) for file in artifact.manifest.files)
+
+
+def test_a_graph_that_fails_every_time_is_named_and_nothing_is_published(
+    make_run: Callable[..., Run], neuron: Compiler
+) -> None:
+    neuron.plan(*[{"entries": {"a+1": ["complete", 10], "b+1": ["failed", None]}}] * ROUNDS)
+    run = make_run()
+
+    with pytest.raises(InvalidInput) as caught:
+        compile_with(run)
+
+    assert len(neuron.calls()) == ROUNDS
+    assert str(caught.value).startswith(f"1 of 2 graphs could not be compiled: {COMPILER}/MODULE_b+1 failed (")
+    assert "out of memory" in str(caught.value)
+    assert run.find("compiled_graph_cache") is None
+    assert run.store.files.children("compiled_graph_cache") == []
+
+
+def test_a_compiler_that_used_another_cache_is_noticed(make_run: Callable[..., Run], neuron: Compiler) -> None:
+    neuron.plan({"entries": {}})
+
+    with pytest.raises(InvalidInput, match="left no graph in the cache that it was given"):
+        compile_with(make_run())
+
+
+def test_an_error_of_the_rehearsal_is_this_steps_error(make_run: Callable[..., Run], neuron: Compiler) -> None:
+    message = "base_model was never finished. Materialize it first."
+    neuron.plan({"error": {"exit_code": MissingArtifact.exit_code, "message": message}, "status": 1})
+
+    with pytest.raises(MissingArtifact, match=r"^base_model was never finished"):
+        compile_with(make_run())
+
+
+def test_a_rehearsal_that_crashes_may_be_tried_again(make_run: Callable[..., Run], neuron: Compiler) -> None:
+    neuron.plan({"entries": {"a+1": ["complete", 10]}, "status": 7})
+
+    with pytest.raises(Unavailable, match="rehearsal of training ended with status 7"):
+        compile_with(make_run())
+
+
+def test_a_machine_without_the_compiler_is_refused_at_once(make_run: Callable[..., Run]) -> None:
+    assert shutil.which("neuron_parallel_compile") is None, "this test needs a machine without it"
+
+    with pytest.raises(InvalidInput, match="neuron_parallel_compile is not on this machine's PATH"):
+        compile_with(make_run())
+
+
+def test_why_it_compiles_is_said_by_field_of_the_nearest_cache(
+    make_run: Callable[..., Run], neuron: Compiler, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="neuron_ops")
+    neuron.plan(*[{"entries": {"a+1": ["complete", 10]}}] * 3)
+    compile_with(make_run())
+    assert "nothing was compiled" in caplog.text
+    compile_with(make_run(graph__sequence_length=2048, graph__micro_batch_size=2))
+    caplog.clear()
+
+    compile_with(make_run(graph__sequence_length=2048))
+
+    assert "recipe.graph.micro_batch_size: 2 -> 1" in caplog.text
+    assert "sequence_length" not in caplog.text, "the other cache is further away"
+
+
+def test_another_dataset_version_uses_the_same_graphs_without_a_process(
+    make_run: Callable[..., Run], neuron: Compiler
+) -> None:
+    neuron.plan({"entries": {"a+1": ["complete", 10]}})
+    first = make_run()
+    made = compile_with(first)
+
+    second = Run(first.recipe, first.store, first.raw, "v2")
+    reused = compile_with(second)
+
+    assert reused.address == made.address
+    assert len(neuron.calls()) == 1
+
+
+def test_graphs_for_several_nodes_are_left_to_training_and_the_artifact_says_so(make_run: Callable[..., Run]) -> None:
+    artifact = compile_with(make_run(hardware__nodes=2))
+
+    assert artifact.manifest.metrics["graphs"] == 0
+    assert str(artifact.manifest.metrics["reason"]).startswith("a graph for 2 nodes can only be made by 2 nodes")
