@@ -168,10 +168,13 @@ def test_every_pod_is_one_that_pod_security_restricted_admits(step: Any) -> None
     }
 
 
-def test_only_the_step_that_creates_pods_gets_a_token_for_the_api() -> None:
-    alone, several = (pod_config(TRAIN, _recipe(nodes=nodes), PODS)["pod_spec_config"] for nodes in (1, 2))
+def test_a_pod_gets_a_token_for_the_api_only_where_its_process_needs_one() -> None:
+    alone = pod_config(TRAIN, _recipe(), PODS)
+    several = pod_config(TRAIN, _recipe(nodes=2), PODS)
+    resumes = pod_config(TRAIN, _recipe(), PODS, resumes=True)
 
-    assert (alone["automountServiceAccountToken"], several["automountServiceAccountToken"]) == (False, True)
+    tokens = [config["pod_spec_config"]["automountServiceAccountToken"] for config in (alone, several, resumes)]
+    assert tokens == [False, True, True]
 
 
 def test_only_a_disrupted_pod_is_replaced_by_kubernetes() -> None:
