@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from neuron_ops.backends.neuron import INSTANCES
-from neuron_ops.recipe_file import shipped_recipes
+from neuron_ops.recipe_file import load_recipe, shipped_recipes
 from tests.deployments.conftest import DEPLOYMENTS, OVERLAYS, ROOT, Objects, breaks_restricted, find, kustomize, of_kind
 
 Render = Callable[[str], Objects]
@@ -66,7 +66,7 @@ def test_an_overlay_holds_differences_only(overlay: str) -> None:
     kinds = [
         item["kind"]
         for path in folder.glob("*.yaml")
-        if path.name != "pods.yaml"
+        if path.name not in ("pods.yaml", "recipe.yaml")
         for item in yaml.safe_load_all(path.read_text())
     ]
 
@@ -79,7 +79,7 @@ def test_settings_are_what_the_programs_read(overlay: str, render: Render) -> No
     source = (ROOT / "fine_tune_assets" / "settings.py").read_text()
 
     assert {name for name in settings if not name.startswith("AWS_")} <= set(re.findall(r'"(FINE_TUNE_\w+)"', source))
-    assert settings["FINE_TUNE_RECIPE"] in shipped_recipes()
+    assert load_recipe(settings["FINE_TUNE_RECIPE"]).name in shipped_recipes()
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -134,7 +134,10 @@ def test_queue_and_nodes_are_of_known_instances(render: Render) -> None:
 def test_hyperpod_s_instances_have_their_own_names(render: Render) -> None:
     flavor = find(render("hyperpod"), "ResourceFlavor", "fine-tune-trn1")["spec"]
 
+    recipe = load_recipe(find(render("hyperpod"), "ConfigMap", "fine-tune-settings")["data"]["FINE_TUNE_RECIPE"])
+
     assert flavor["nodeLabels"] == {"node.kubernetes.io/instance-type": "ml.trn1.32xlarge"}
+    assert recipe == load_recipe("llama3_8b_lora_trn1", {"hardware.instance_type": "ml.trn1.32xlarge"})
 
 
 def test_the_device_plugin_runs_on_every_known_instance() -> None:

@@ -198,6 +198,17 @@ def test_the_store_is_one_that_every_pod_sees(installed: Installed) -> None:
         assert sorted(set(names)) == sorted(names)
 
 
+@pytest.mark.parametrize("overlay", ["eks", "hyperpod"])
+def test_a_training_s_pod_waits_for_the_nodes_that_the_overlay_has(overlay: str, render: Render) -> None:
+    installed = Installed(overlay, render(overlay))
+    flavor = find(installed.objects, "ResourceFlavor", "fine-tune-trn1")["spec"]
+
+    pod = _pod(installed.job(TRAIN))
+
+    assert pod["nodeSelector"] == flavor["nodeLabels"]
+    assert {item["key"] for item in pod["tolerations"]} == {item["key"] for item in flavor["tolerations"]}
+
+
 def test_the_namespace_is_the_manifests(installed: Installed) -> None:
     assert find(installed.objects, "Namespace", str(installed.pods.namespace))
 
