@@ -14,6 +14,8 @@ from neuron_ops.errors import InvalidInput, Unavailable
 SECONDS = 15
 """Until a request counts as unanswered."""
 KUEUE = "kueue.x-k8s.io"
+# Whether a Secret is there is all that is wanted; its contents stay in the cluster.
+METADATA_ONLY = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json"
 REVIEWS = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
 PATHS = {
     "Namespace": "/api/v1/namespaces",
@@ -41,7 +43,8 @@ class Answers:
                 return True
             path = path.replace("{version}", version)
         try:
-            self._request("GET", f"{path.format(namespace=self.namespace)}/{name}", f"read {kind} {name}")
+            where = f"{path.format(namespace=self.namespace)}/{name}"
+            self._request("GET", where, f"read {kind} {name}", accept=METADATA_ONLY)
         except ApiException as error:
             return True if error.status == 404 else None
         return False
@@ -62,7 +65,9 @@ class Answers:
         groups = self._request("GET", "/apis", "list its groups")["groups"]
         return next((group["preferredVersion"]["version"] for group in groups if group["name"] == KUEUE), None)
 
-    def _request(self, verb: str, path: str, what: str, body: object = None) -> dict[str, Any]:  # Any: JSON
+    def _request(
+        self, verb: str, path: str, what: str, body: object = None, accept: str = "application/json"
+    ) -> dict[str, Any]:  # Any: JSON
         """The answer.
 
         Raises:
@@ -74,7 +79,7 @@ class Answers:
             answer: dict[str, Any] = self.api.call_api(
                 path,
                 verb,
-                header_params={"Accept": "application/json", "Content-Type": "application/json"},
+                header_params={"Accept": accept, "Content-Type": "application/json"},
                 body=body,
                 auth_settings=["BearerToken"],
                 response_types_map={200: "object", 201: "object"},
