@@ -101,6 +101,7 @@ def _container(settings: PodSettings, books: Booking) -> Config:
             *([{"name": SHARED_MEMORY_VOLUME, "mountPath": "/dev/shm"}] if settings.shared_memory else []),
         ],
         "env": [{"name": "TMPDIR", "value": SCRATCH}] if settings.scratch else [],
+        "envFrom": [{"secretRef": {"name": name}} for name in settings.secrets or ()],
     }
 
 

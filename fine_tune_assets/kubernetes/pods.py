@@ -74,6 +74,8 @@ class PodSettings(_Closed):
     """Local disk for temporary files, mounted at /scratch and named by TMPDIR."""
     shared_memory: Quantity | None = None
     """Size of /dev/shm, which processes of one pod exchange tensors through; it counts as memory."""
+    secrets: tuple[Name, ...] | None = None
+    """Secrets whose keys become environment variables, such as HF_TOKEN where a base model is fetched."""
     volumes: tuple[Volume, ...] | None = None
     """Volumes; a more specific list replaces the more general one."""
     node_selector: dict[str, str] | None = None

@@ -76,7 +76,7 @@ def in_cluster(answers: "Answers", configs: Mapping[str, Config]) -> Iterator[Pr
             yield Problem(
                 True,
                 f"{kind} {name} is not in {where}, and {pods} cannot start without it. "
-                "Create it (deployments/kubernetes), or correct FINE_TUNE_PODS.",
+                "Create it (docs/kubernetes.md), or correct FINE_TUNE_PODS.",
             )
         if missing is None:
             yield Problem(False, f"Whether {kind} {name} is there is not known: this account may not look.")
@@ -107,8 +107,7 @@ def _of_pod(config: Config) -> Iterator[tuple[str, str]]:
         if "persistentVolumeClaim" in volume:
             yield "PersistentVolumeClaim", volume["persistentVolumeClaim"]["claimName"]
     for source in config["container_config"].get("envFrom", []):
-        if "secretRef" in source and not source["secretRef"].get("optional"):
-            yield "Secret", source["secretRef"]["name"]
+        yield "Secret", source["secretRef"]["name"]
     for metadata in ("job_metadata", "pod_template_spec_metadata"):
         if queue := config[metadata].get("labels", {}).get(QUEUE_LABEL):
             yield "LocalQueue", queue

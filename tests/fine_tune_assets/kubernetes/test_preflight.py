@@ -19,6 +19,7 @@ from tests.cluster.kinds import (
     LOCAL_QUEUES,
     NAMESPACES,
     PRIORITY_CLASSES,
+    SECRETS,
     SERVICE_ACCOUNTS,
     Kind,
 )
@@ -28,11 +29,13 @@ PODS = """
 namespace: team
 default: {service_account: steps, cpu: 2, memory: 8Gi, volumes: [{claim: fsx, mount: /fsx}]}
 training: {service_account: training, priority_class: high, queue: trainium}
+assets: {base_model: {secrets: [hub]}}
 """
 NAMED: list[tuple[Kind, dict[str, Any]]] = [
     (SERVICE_ACCOUNTS, {"metadata": {"name": "steps"}}),
     (SERVICE_ACCOUNTS, {"metadata": {"name": "training"}}),
     (CLAIMS, {"metadata": {"name": "fsx"}}),
+    (SECRETS, {"metadata": {"name": "hub"}, "data": {"HF_TOKEN": "c2VjcmV0"}}),
     (LOCAL_QUEUES, {"metadata": {"name": "trainium"}}),
     (PRIORITY_CLASSES, {"metadata": {"name": "high"}, "value": 1}),
 ]
@@ -88,6 +91,7 @@ def test_a_cluster_that_has_everything_is_a_go(cluster: Cluster, settings: Setti
         ("steps", "ServiceAccount steps is not in namespace team, and the pods of base_model, tokenized_dataset, "),
         ("training", "ServiceAccount training is not in namespace team, and the pods of compiled_graph_cache, "),
         ("fsx", "PersistentVolumeClaim fsx is not in namespace team, and the pods of base_model, "),
+        ("hub", "Secret hub is not in namespace team, and the pod of base_model cannot start without it. "),
         ("trainium", "LocalQueue trainium is not in namespace team, and the pods of compiled_graph_cache, lora_check"),
         ("high", "PriorityClass high is not in the cluster, and the pods of compiled_graph_cache, lora_checkpoints "),
     ],
@@ -101,7 +105,7 @@ def test_what_the_pods_name_and_nobody_made_is_one_error(
 
     assert problem.blocking
     assert problem.text.startswith(said)
-    assert problem.text.endswith("Create it (deployments/kubernetes), or correct FINE_TUNE_PODS.")
+    assert problem.text.endswith("Create it (docs/kubernetes.md), or correct FINE_TUNE_PODS.")
 
 
 def test_a_namespace_that_is_not_there_is_one_error_for_all_that_would_be_in_it(
