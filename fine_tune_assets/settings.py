@@ -18,7 +18,7 @@ class Settings:
     """Defaults that a run's configuration or a command's options override."""
 
     recipe: str
-    """FINE_TUNE_RECIPE: name of a shipped recipe or path of a file."""
+    """FINE_TUNE_RECIPE: name of a shipped recipe, path of a file, or the recipe itself as YAML."""
     store: str
     """FINE_TUNE_STORE: folder or s3://bucket/prefix of the artifacts."""
     raw: str

@@ -45,9 +45,9 @@ def test_a_more_specific_setting_wins_and_the_rest_is_inherited(tmp_path: Path) 
 
 
 def test_the_example_is_one_that_works() -> None:
-    pods = load_pods(str(ROOT / "docs" / "pods.example.yaml"))
+    pods = load_pods(str(ROOT / "deployments" / "kubernetes" / "overlays" / "eks" / "pods.yaml"))
 
-    assert pods.settings("lora_checkpoints", for_hardware=True).deadline_minutes == 1440
+    assert pods.settings("lora_checkpoints", for_hardware=True).deadline_minutes == 2880
 
 
 def test_a_list_of_volumes_replaces_the_more_general_one() -> None:
