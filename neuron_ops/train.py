@@ -114,7 +114,7 @@ class Loop:
         self._history_file = history_file
         self._pending: list[tuple[Row, torch.Tensor, torch.Tensor]] = []
         self._speed = _Speed()
-        self._watchdog = Watchdog(recipe.hardware.stall_minutes)
+        self._watchdog = Watchdog(recipe.hardware.stall_minutes, cli.end_at_once)
         self._resumed_from = self._rows_written = 0
         self.history = History()
 
