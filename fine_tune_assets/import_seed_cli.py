@@ -46,7 +46,7 @@ def import_seed(script: Path, out: Path | None, revision: str | None) -> None:
     if out is None:
         click.echo(text)
     else:
-        out.write_text(text, encoding="utf-8")
+        _write(out, text)
         click.echo(f"wrote {out}\n")
     for kind, sentence in report(made):
         click.echo(f"{kind:<6} {sentence}", err=out is None)
@@ -59,6 +59,13 @@ def _check(out: Path) -> None:
         raise InvalidInput(f"--out {str(out)!r} exists already. Remove it or give another name.")
     if not out.parent.is_dir():
         raise InvalidInput(f"--out {str(out)!r} cannot be written: {str(out.parent)!r} is no folder.")
+
+
+def _write(out: Path, text: str) -> None:
+    try:
+        out.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InvalidInput(f"--out {str(out)!r} cannot be written: {error.strerror}.") from error
 
 
 def _as_yaml(recipe: Recipe) -> str:

@@ -14,7 +14,7 @@ import json
 import logging
 import secrets
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -195,8 +195,17 @@ class Artifact:
     def _corrupt(self, name: str, how: str) -> CorruptArtifact:
         return CorruptArtifact(
             f"{self.location}/{name} {how}, against {MANIFEST}: the artifact was changed after it was finished. "
-            f"Remove {self._files.url}/{self.address} and materialize {self.address.artifact} again."
+            f"{_make_again(self._files.url, self.address)}"
         )
+
+
+def _make_again(url: str, address: Address) -> str:
+    """What to do about an artifact that cannot be used; a finished one is reused as long as its manifest is there."""
+    again = f"materialize {address.artifact} again"
+    if address.part is None:
+        return f"Remove {url}/{address} and {again}."
+    whole = f"{url}/{replace(address, part=None)}"
+    return f"Remove {url}/{address} and {whole}/{MANIFEST}, then {again}: it goes on from what is whole below {whole}."
 
 
 @dataclass(slots=True)
@@ -268,7 +277,7 @@ class ArtifactStore:
         except ValidationError as error:
             raise CorruptArtifact(
                 f"{self.url}/{address}/{MANIFEST} cannot be read ({error.error_count()} errors, the first: "
-                f"{error.errors()[0]['msg']}). Remove {self.url}/{address} and materialize {address.artifact} again."
+                f"{error.errors()[0]['msg']}). {_make_again(self.url, address)}"
             ) from None
 
     def require(self, address: Address) -> Artifact:
@@ -278,6 +287,8 @@ class ArtifactStore:
             MissingArtifact: nothing finished is there.
         """
         artifact = self.find(address)
+        if artifact is None and address.part is not None:
+            raise MissingArtifact(f"{self.url}/{address} has no {MANIFEST}. {_make_again(self.url, address)}")
         if artifact is None:
             where = f" for partition {address.dataset_version!r}" if address.dataset_version else ""
             raise MissingArtifact(

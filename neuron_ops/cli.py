@@ -30,7 +30,6 @@ from neuron_ops.ending import ERROR_FILE, leave_error
 from neuron_ops.errors import OpsError
 from neuron_ops.launch import LAUNCHER_PID, end_without_launcher, world_command
 from neuron_ops.raw import RawDatasets
-from neuron_ops.recipe import Recipe
 from neuron_ops.recipe_file import load_recipe
 from neuron_ops.run import Plan, Run
 from neuron_ops.steps import BY_VERB, Step
@@ -60,12 +59,12 @@ Build = Callable[[Run, Path], Product]
 
 
 def main(verb: str, build: Build) -> None:
-    """Run a step as a program and exit: 0, an OpsError's code, 143 after SIGTERM, or 1 with a traceback."""
+    """Run a step as a program and exit: 0, an OpsError's code, 128 and a signal's number, or 1 with a traceback."""
     step, arguments = BY_VERB[verb], parse(BY_VERB[verb], sys.argv[1:])
 
     def body() -> int:
         run = open_run(arguments)
-        _start_every_process(step, run.recipe)
+        _start_every_process(step, run)
         make(step, run, build)
         return 0
 
@@ -82,7 +81,7 @@ def run_program(body: Callable[[], int], progress: contextlib.AbstractContextMan
         except OpsError as error:
             _report_error(error)
             status = error.exit_code
-        except SystemExit as stop:  # SIGTERM, after everything below has unwound
+        except SystemExit as stop:  # a signal, after everything below has unwound
             status = int(stop.code or 0)
     # Outside: Dagster would show an exit that passes through its client as an exception with a stack of frames.
     sys.exit(status)
@@ -102,9 +101,12 @@ def launch_name() -> str:
     return f"{os.getppid()}-{os.environ.get('MASTER_PORT', '')}"
 
 
-def _start_every_process(step: Step, recipe: Recipe) -> None:
+def _start_every_process(step: Step, run: Run) -> None:
     """Become the program that starts them, where a person typed a step that takes several; one would train wrong."""
-    if step.launched_by_backend and "RANK" not in os.environ and layout(recipe).world_size > 1:
+    if not step.launched_by_backend or "RANK" in os.environ or layout(run.recipe).world_size == 1:
+        return
+    # What they would find missing or finished is known before they start.
+    if run.store.find(run.require_before(step.artifact).address) is None:
         argv = world_command(step, sys.argv[1:])
         os.execv(argv[0], argv)
 
@@ -216,12 +218,14 @@ def _configure_logging() -> None:
 
 
 def _end_on_signals() -> None:
-    """SIGTERM unwinds the program, so that half-written files go; a launcher that is gone means SIGTERM too."""
+    """SIGTERM and Ctrl-C unwind the program, so that half-written files go; a launcher that is gone means SIGTERM."""
 
     def unwind(number: int, _frame: FrameType | None) -> None:
         sys.exit(128 + number)
 
     signal.signal(signal.SIGTERM, unwind)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a shell's background jobs ignore Ctrl-C
+        signal.signal(signal.SIGINT, unwind)
     launcher = os.environ.get(LAUNCHER_PID)
     if launcher is not None:
         threading.Thread(target=_follow, args=(int(launcher),), daemon=True).start()

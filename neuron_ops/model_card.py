@@ -64,7 +64,8 @@ def write_card(
 
 def inherited_fields(card: bytes) -> dict[str, Any]:  # Any: YAML of the base's card
     """Licence and language from the front matter of the base's card; nothing where it has none that can be read."""
-    start, _, rest = card.decode("utf-8", "replace").partition("---\n")
+    text = card.decode("utf-8-sig", "replace").replace("\r\n", "\n")
+    start, _, rest = text.partition("---\n")
     front, closed, _ = rest.partition("\n---")
     try:
         fields = yaml.safe_load(front) if closed and not start.strip() else None

@@ -144,6 +144,10 @@ def _main(arguments: argparse.Namespace) -> int:
     ending = run(recipe, ["-m", f"neuron_ops.{arguments.verb}", *arguments.flags], nodes, meeting)
     if ending.error is not None:
         raise ending.error
+    if ending.status != 0:  # last, below what torchrun says of processes that it ended because of the first
+        log.error(
+            "%s failed, and no process could say why; what torchrun calls the root cause came first", arguments.verb
+        )
     return ending.status if ending.status >= 0 else 128 - ending.status
 
 

@@ -34,6 +34,15 @@ class BaseModelSection(Section):
     name: str | None = None
     """Id that adapters and model cards give for a model from `path`. Needed with `path` only."""
 
+    @field_validator("repository")
+    @classmethod
+    def _on_the_hub(cls, repository: str | None) -> str | None:
+        word = r"[A-Za-z0-9_](?:[\w.-]*[A-Za-z0-9_])?"
+        well_formed = repository is None or re.fullmatch(rf"({word}/)?{word}", repository, flags=re.ASCII)
+        if not well_formed or re.search(r"--|\.\.|\.git$", str(repository)):
+            raise ValueError("must be the id of a Hugging Face repository, such as meta-llama/Llama-3.1-8B")
+        return repository
+
     @field_validator("revision")
     @classmethod
     def _pinned(cls, revision: str | None) -> str | None:
@@ -126,9 +135,9 @@ class GraphSection(Section):
 class TrainingSection(Section):
     """The optimizer, its schedule and what is kept on the way."""
 
-    seed: Annotated[int, Field(ge=0)] = 42
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
     """Seed of initialization, dropout and data order."""
-    steps: Count
+    steps: Annotated[int, Field(ge=1, lt=1_000_000)]
     """Optimizer steps. The metadata of lora_checkpoints says how many epochs they were."""
     learning_rate: Annotated[float, Field(gt=0.0)] = 2e-4
     """Peak learning rate of AdamW."""

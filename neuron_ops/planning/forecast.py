@@ -5,7 +5,7 @@ What a step would refuse is refused here by the same functions. How a plan looks
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from neuron_ops.backends import Layout, device_memory, environment, layout, refuse_model
 from neuron_ops.errors import CorruptArtifact, InvalidInput, MissingArtifact
@@ -17,6 +17,7 @@ from neuron_ops.planning.graphs import GraphsPlan, plan_graphs
 from neuron_ops.planning.memory import MemoryPlan, check_memory, memory_warnings, plan_memory
 from neuron_ops.planning.model_files import read_config
 from neuron_ops.planning.model_shape import ModelShape, read_shape
+from neuron_ops.recipe import Recipe
 from neuron_ops.run import Run
 from neuron_ops.steps import STEPS
 
@@ -130,6 +131,7 @@ class _Planner:
         config, folder = found
         shape = read_shape(config, f"{folder}/config.json")
         self._attempt(lambda: refuse_model(self._recipe, config))
+        self._warn_of(length_warnings(self._recipe, config))
         return shape
 
     def _memory(self, world: Layout | None, model: ModelShape | None) -> MemoryPlan | None:
@@ -168,6 +170,16 @@ class _Planner:
     def _sorted_problems(self) -> tuple[Problem, ...]:
         problems = [Problem(blocking, text) for text, blocking in self._problems.items()]
         return tuple(sorted(problems, key=lambda problem: not problem.blocking))
+
+
+def length_warnings(recipe: Recipe, config: Mapping[str, Any]) -> Iterator[str]:  # Any: a model's config.json
+    """Sequences that are longer than any that the base model has seen."""
+    longest, length = config.get("max_position_embeddings"), recipe.graph.sequence_length
+    if isinstance(longest, int) and length > longest:
+        yield (
+            f"graph.sequence_length is {length:,}, but {recipe.base_model.id} was made for {longest:,} tokens "
+            "(max_position_embeddings) and may say nothing sensible beyond. Lower it."
+        )
 
 
 def hub_warnings(run: Run) -> Iterator[str]:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from neuron_ops import cli
 from neuron_ops.backends.process import Backend
 from neuron_ops.errors import InvalidInput
 from neuron_ops.recipe import Recipe
@@ -64,7 +65,7 @@ class Loop:
         self._history_file = history_file
         self._pending: list[tuple[Row, torch.Tensor, torch.Tensor]] = []
         self._speed = _Speed()
-        self._watchdog = Watchdog(recipe.hardware.stall_minutes)
+        self._watchdog = Watchdog(recipe.hardware.stall_minutes, cli.end_at_once)
         self._resumed_from = self._rows_written = 0
         self.history = History()
 

@@ -4,32 +4,32 @@ Each rank watches itself. What counts as progress belongs to the loop, how long 
 """
 
 import faulthandler
-import logging
-import os
 import threading
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
 from neuron_ops.errors import Unavailable
-
-log = logging.getLogger(__name__)
 
 STDERR = 2
 """The descriptor itself: tests and notebooks put other objects in the place of sys.stderr."""
 LOOKS_PER_LIMIT = 20
 LONGEST_PAUSE_SECONDS = 10.0
 
+EndAtOnce = Callable[[Unavailable], None]
+"""Reports an error and ends this process from another thread than the one that waits."""
+
 
 class Watchdog:
     """Ends this process when nothing was reported for some minutes; a context manager.
 
-    Not by an exception: the thread that would have to raise it sits in native code. The status is that of
-    `Unavailable`, so another try is allowed; it resumes from the last checkpoint.
+    Not by an exception: the thread that would have to raise it sits in native code. The error is an `Unavailable`, so
+    another try is allowed; it resumes from the last checkpoint.
     """
 
-    def __init__(self, minutes: float) -> None:
-        self._limit = 60.0 * minutes
+    def __init__(self, minutes: float, end_at_once: EndAtOnce) -> None:
+        self._limit, self._end_at_once = 60.0 * minutes, end_at_once
         self._pause = min(self._limit / LOOKS_PER_LIMIT, LONGEST_PAUSE_SECONDS)
         self._last = time.monotonic()
         self._over = threading.Event()
@@ -66,10 +66,10 @@ class Watchdog:
 
     def _end(self) -> None:
         faulthandler.dump_traceback(file=STDERR, all_threads=True)
-        log.error(
-            "no micro-batch ended for %g minutes (hardware.stall_minutes), so this rank is ended: another rank or its "
-            "device has died or hangs, and the stacks above say where this one waits. Materialize again; training "
-            "resumes from its last checkpoint.",
-            self._limit / 60.0,
+        self._end_at_once(
+            Unavailable(
+                f"No micro-batch ended for {self._limit / 60.0:g} minutes (hardware.stall_minutes), so training was "
+                "ended: a rank or its device has died or hangs, and the stacks in the output of this step say where "
+                "the others waited. Materialize again; training resumes from its last checkpoint."
+            )
         )
-        os._exit(Unavailable.exit_code)

@@ -184,3 +184,5 @@ def test_files_that_cannot_be_read_or_written_are_one_sentence(script: Path, tmp
     assert there.read_text() == "name: mine\n"
     assert "must end in .yaml" in _run(script, "--out", tmp_path / "ours.txt").stderr
     assert "is no folder" in _run(script, "--out", tmp_path / "absent" / "ours.yaml").stderr
+    (tmp_path / "loop.yaml").symlink_to("loop.yaml")
+    assert "cannot be written" in _run(script, "--out", tmp_path / "loop.yaml").stderr

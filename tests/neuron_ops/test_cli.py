@@ -154,15 +154,18 @@ def test_a_defect_exits_with_1_and_its_traceback_and_leaves_nothing(program: Pro
     assert [path.name for path in (tmp_path / "store").rglob("*")] == ["base_model"]
 
 
-def test_sigterm_exits_with_143_and_leaves_nothing(argv: Callable[..., list[str]], tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_exits_with_its_number_and_leaves_nothing(
+    number: signal.Signals, argv: Callable[..., list[str]], tmp_path: Path
+) -> None:
     body = "print('building', flush=True); time.sleep(600)"
     with subprocess.Popen(argv(body), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         process.stdout.readline()
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(number)
         _, errors = process.communicate(timeout=60)
 
-    assert process.returncode == 143
+    assert process.returncode == 128 + number
     assert "Traceback" not in errors
     assert [path.name for path in (tmp_path / "store").rglob("*")] == ["base_model"]
 

@@ -83,8 +83,14 @@ def test_a_best_checkpoint_that_is_gone_is_missed_by_name(bench: MakeBench) -> N
     made = bench(ADAPTER)
     made.run.store.remove(consolidate.best_checkpoint(made.run).address)
 
-    with pytest.raises(MissingArtifact, match="step-000002"):
+    with pytest.raises(MissingArtifact, match="step-000002") as caught:
         made.make("consolidate", consolidate.build)
+
+    training = made.run.require("lora_checkpoints").address
+    assert f"Remove {made.run.store.url}/{training}/step-000002 and " in str(caught.value)
+    assert f" and {made.run.store.url}/{training}/manifest.json, then materialize lora_checkpoints again" in str(
+        caught.value
+    ), "a finished training would be reused"
 
 
 def test_a_checkpoint_that_lost_bytes_since_is_refused(bench: MakeBench) -> None:
@@ -94,7 +100,7 @@ def test_a_checkpoint_that_lost_bytes_since_is_refused(bench: MakeBench) -> None
     made.run.store.files.remove(name)
     made.run.store.files.create(name, bytes(1000))
 
-    with pytest.raises(CorruptArtifact, match="has another size"):
+    with pytest.raises(CorruptArtifact, match=r"has another size.* and \S+/manifest\.json, then materialize"):
         made.make("consolidate", consolidate.build)
 
     assert made.artifact("consolidated_weights") is None

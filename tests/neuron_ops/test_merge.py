@@ -109,9 +109,11 @@ def test_the_model_card_tells_the_lineage(bench: MakeBench) -> None:
     assert yaml.safe_load(text.split("```")[1].removeprefix("yaml"))["training"]["steps"] == 4
 
 
-def test_the_model_card_keeps_the_base_s_licence_and_language(bench: MakeBench, tmp_path: Path) -> None:
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_the_model_card_keeps_the_base_s_licence_and_language(newline: str, bench: MakeBench, tmp_path: Path) -> None:
     base = shutil.copytree(BASE, tmp_path / "base")
-    (base / "README.md").write_text("---\nlicense: llama3.1\nlanguage: [en, de]\nwidget: x\n---\n# The base\n")
+    text = "---\nlicense: llama3.1\nlanguage: [en, de]\nwidget: x\n---\n# The base\n"
+    (base / "README.md").write_text(text, newline=newline)
 
     card = bench(base=base).make("merge", merge.build).read("README.md").decode()
 

@@ -1,6 +1,7 @@
 """Every process of a training, in real torchrun groups: the same result as on one node, one end for all of them."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pytest
 from neuron_ops import launch, nodes
 from neuron_ops.backends import layout
 from neuron_ops.ending import Ending
-from neuron_ops.errors import InvalidInput
+from neuron_ops.errors import InvalidInput, MissingArtifact
 from neuron_ops.nodes import Meeting
 from neuron_ops.recipe import Recipe
 from neuron_ops.recipe_file import load_recipe
@@ -121,6 +122,33 @@ def test_a_step_that_a_person_types_starts_every_process_and_ends_with_its_error
     assert done.stderr.splitlines()[-1].startswith("error: Training diverged: the ")
     assert done.stderr.count("error: Training diverged") == 1
     assert "OMP_NUM_THREADS" not in done.stderr, "torchrun's banner about threads"
+
+
+def test_a_step_that_a_person_types_without_its_inputs_starts_no_process(model: Path, tmp_path: Path) -> None:
+    run = make_run(tmp_path, make_recipe(model, hardware__processes=2))
+    shutil.rmtree(tmp_path / "store" / "compiled_graph_cache")
+
+    argv = [sys.executable, "-m", "neuron_ops.train", *arguments(run, tmp_path)]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+
+    assert done.returncode == MissingArtifact.exit_code
+    assert done.stderr.startswith("error: compiled_graph_cache was never finished")
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_of_processes_that_cannot_say_why_they_ended_the_last_word_is_ours(model: Path, tmp_path: Path) -> None:
+    run = make_run(tmp_path, make_recipe(model, hardware__processes=2))
+    (tmp_path / "sitecustomize.py").write_text("import os\nif os.environ.get('RANK') == '1': os._exit(9)\n")
+
+    argv = [sys.executable, "-m", "neuron_ops.train", *arguments(run, tmp_path)]
+    searched = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
+    done = subprocess.run(argv, env={**os.environ, "PYTHONPATH": searched}, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].endswith(
+        "neuron_ops.nodes train failed, and no process could say why; what torchrun calls the root cause came first"
+    )
 
 
 @pytest.mark.slow

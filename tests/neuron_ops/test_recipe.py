@@ -224,6 +224,20 @@ def test_fields_that_contradict_each_other_are_named_together(write: Any, traini
     assert words in str(caught.value)
 
 
+@pytest.mark.parametrize("field", ["training.seed", "training.steps"])
+def test_numbers_that_nothing_below_could_hold_are_refused(write: Any, field: str) -> None:
+    """A generator takes no such seed, and the names of checkpoints have six digits."""
+    with pytest.raises(InvalidInput, match=rf"{field}: should be less than"):
+        load_recipe(write(TINY), {field: 10**20})
+
+
+@pytest.mark.parametrize("repository", ["x y", "a/b/c", "https://huggingface.co/a/b", "a/-b", "a--b", "a/b.git", ""])
+def test_a_repository_that_the_hub_cannot_have_is_refused(write: Any, repository: str) -> None:
+    revision = "0" * 40
+    with pytest.raises(InvalidInput, match=r"base_model.repository: must be the id of a Hugging Face repository"):
+        load_recipe(write(TINY), {"base_model": {"repository": repository, "revision": revision}})
+
+
 def test_every_mistake_is_told_at_once(write: Any) -> None:
     with pytest.raises(InvalidInput) as caught:
         load_recipe(write("name: No Spaces\nbase_model: {path: /m, name: x}\ntraining: {seed: -1, step: 1}"))

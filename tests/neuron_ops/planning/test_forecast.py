@@ -150,6 +150,13 @@ def test_memory_that_may_not_suffice_is_a_warning(make_run: MakeRun, llama: Path
     assert any(text.startswith("Each core may need up to") for text in warnings(forecast))
 
 
+def test_sequences_that_the_base_model_was_not_made_for_are_a_warning(make_run: MakeRun) -> None:
+    longer = make_forecast(make_run(graph__sequence_length=520))
+
+    assert any("graph.sequence_length is 520" in text and "made for 512 tokens" in text for text in warnings(longer))
+    assert not any("max_position_embeddings" in text for text in warnings(make_forecast(make_run())))
+
+
 def test_another_architecture_is_refused_before_it_is_fetched(make_run: MakeRun, llama: Path) -> None:
     (llama / "config.json").write_text(json.dumps({**LLAMA_8B_CONFIG, "architectures": ["MambaForCausalLM"]}))
 

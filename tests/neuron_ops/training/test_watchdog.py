@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from neuron_ops import launch
+from neuron_ops.cli import end_at_once
 from neuron_ops.errors import Unavailable
 from neuron_ops.training.watchdog import Watchdog
 from tests.neuron_ops.training.workbench import (
@@ -28,10 +30,20 @@ TWO_PROCESSES = {"graph__micro_batch_size": 1, "hardware__processes": 2}
 # PyDLL keeps the interpreter's lock while native code runs, so that no Python thread does.
 STUCK_WITH_THE_LOCK = """
 import ctypes
+from neuron_ops.cli import end_at_once
 from neuron_ops.training.watchdog import Watchdog
 
-with Watchdog(minutes=0.01):
+with Watchdog(0.01, end_at_once):
     ctypes.PyDLL(None).sleep(600)
+"""
+
+WAITING = """
+import time
+from neuron_ops.cli import end_at_once
+from neuron_ops.training.watchdog import Watchdog
+
+with Watchdog(0.01, end_at_once):
+    time.sleep(600)
 """
 
 
@@ -52,13 +64,21 @@ def test_a_rank_whose_peer_hangs_ends_itself_and_the_training_resumes(trainer: T
     ended = trainer.train(open_run(tmp_path, patient))
 
     assert stalled.codes == [Unavailable.exit_code, -signal.SIGKILL], stalled.log
-    assert "no micro-batch ended for 0.1 minutes (hardware.stall_minutes)" in stalled.log
+    assert "error: No micro-batch ended for 0.1 minutes (hardware.stall_minutes)" in stalled.log
     assert "most recent call first" in stalled.log, "the stack of every thread"
     assert "in _update" in stalled.log or "in sum_over_ranks" in stalled.log, "and in it, where the rank waits"
     assert set(ended.codes) == {0}, ended.log
     resumed = open_run(tmp_path, patient)
     assert resumed.require("lora_checkpoints").manifest.metrics["resumed_from_step"] == 2
     assert contents(resumed) == trainer.uninterrupted(run)
+
+
+def test_the_launcher_learns_why_the_training_was_ended_and_that_another_try_is_worth_it() -> None:
+    ending = launch.run([sys.executable, "-c", WAITING], {})
+
+    assert ending.status == Unavailable.exit_code
+    assert str(ending.error).startswith("No micro-batch ended for 0.01 minutes (hardware.stall_minutes)")
+    assert not ending.final
 
 
 def test_native_code_that_keeps_the_interpreter_s_lock_is_ended_as_well() -> None:
@@ -69,7 +89,7 @@ def test_native_code_that_keeps_the_interpreter_s_lock_is_ended_as_well() -> Non
 
 
 def test_when_training_is_over_nobody_watches() -> None:
-    with Watchdog(minutes=30) as watchdog:
+    with Watchdog(30, end_at_once) as watchdog:
         watchdog.progress()
         during = [thread.name for thread in threading.enumerate()]
 
