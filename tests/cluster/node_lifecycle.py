@@ -56,7 +56,8 @@ class NodeLifecycle:
             if node and ("", node) not in self._nodes.items:
                 with ignored(404, 409):
                     await self._forget(pod, "PodGC: node no longer exists")
-        return self._times.grace / 4 if self._nodes.items else None
+        # Often enough to see a node silent, its pods evicted, and the node gone, one after another.
+        return min(self._times.grace / 4, 0.7 * self._times.toleration) if self._nodes.items else None
 
     async def _look_at(self, node: Object) -> None:
         ready = find_condition(node, "Ready")
