@@ -33,9 +33,10 @@ from fine_tune_assets.kubernetes.cluster import Cluster as OurCluster  # noqa: E
 from fine_tune_assets.kubernetes.observer import Observer  # noqa: E402
 from fine_tune_assets.kubernetes.watch import Patience  # noqa: E402
 from tests.cluster import postgres  # noqa: E402
-from tests.cluster.cluster import Cluster  # noqa: E402
+from tests.cluster.cluster import Cluster, Times  # noqa: E402
 from tests.cluster.deployment import CHECKOUT, Deployment  # noqa: E402
 from tests.cluster.kinds import JOBS  # noqa: E402
+from tests.cluster.node_lifecycle import NodeTimes  # noqa: E402
 
 NUM_STEPS = 7
 PODS = {"FINE_TUNE_DEPLOYMENT": "kubernetes", "FINE_TUNE_STORE": "s3://bucket/store"}
@@ -161,7 +162,9 @@ def servers(folder: Path) -> Iterator[Callable[[str], Deployment]]:
 
         def deploy(executor: str) -> Deployment:
             home = folder / f"{executor}-{len(clusters)}"
-            cluster = Cluster(home / "cluster", images={"local/*": CHECKOUT})
+            # A busy machine's heartbeats come late; no node is lost here.
+            times = Times(node=NodeTimes(grace=600.0))
+            cluster = Cluster(home / "cluster", images={"local/*": CHECKOUT}, times=times)
             clusters.append(cluster.__enter__())
             cluster.add_node("node-a", {"cpu": "1000", "memory": "4000Gi", "ephemeral-storage": "40000Gi"})
             environment = {**PODS, "EXECUTOR": executor, "CLUSTER_TEST_FOLDER": str(home)}

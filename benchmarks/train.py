@@ -74,8 +74,8 @@ def run_loop(folder: Path, steps: int, rows: str = "packed") -> dict[str, float]
     from neuron_ops.artifacts import Address, ArtifactStore
     from neuron_ops.backends import open_backend
     from neuron_ops.run import Plan
-    from neuron_ops.train import Loop
     from neuron_ops.training.checkpoints import Checkpoints
+    from neuron_ops.training.loop import Loop
     from neuron_ops.training.ranks import Ranks
 
     recipe = make_recipe(steps)

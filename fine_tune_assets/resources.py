@@ -44,7 +44,9 @@ def fine_tuning(settings: Settings) -> ResourceDefinition:
     """
     fields = {
         "recipe": Field(
-            str, default_value=settings.recipe, description="Name of a shipped recipe, or path of a recipe file."
+            str,
+            default_value=settings.recipe,
+            description="Name of a shipped recipe, path of a recipe file, or the recipe itself as YAML.",
         ),
         "overrides": Field(
             dict,

@@ -18,7 +18,7 @@ class Settings:
     """Defaults that a run's configuration or a command's options override."""
 
     recipe: str
-    """FINE_TUNE_RECIPE: name of a shipped recipe or path of a file."""
+    """FINE_TUNE_RECIPE: name of a shipped recipe, path of a file, or the recipe itself as YAML."""
     store: str
     """FINE_TUNE_STORE: folder or s3://bucket/prefix of the artifacts."""
     raw: str
@@ -28,9 +28,9 @@ class Settings:
     deployment: Deployment = "local"
     """FINE_TUNE_DEPLOYMENT: local, or kubernetes where each step runs in a pod of its own."""
     pods: str | None = None
-    """FINE_TUNE_PODS: file with the team's settings of these pods; None means their defaults."""
+    """FINE_TUNE_PODS: the team's settings of these pods, or a file that holds them; None means their defaults."""
     pod: str | None = None
-    """FINE_TUNE_POD: NAMESPACE/NAME of the pod that this process runs in; None: as Kubernetes tells its containers."""
+    """FINE_TUNE_OWN_POD: NAMESPACE/NAME of the pod that this process runs in; None: as Kubernetes tells containers."""
     kubeconfig: str | None = None
     """KUBECONFIG: how to reach Kubernetes from outside; None: as from a pod."""
 
@@ -45,7 +45,7 @@ def read_settings() -> Settings:
         dagster_home=os.environ.get("DAGSTER_HOME") or None,
         deployment=_deployment(os.environ.get("FINE_TUNE_DEPLOYMENT") or "local"),
         pods=os.environ.get("FINE_TUNE_PODS") or None,
-        pod=os.environ.get("FINE_TUNE_POD") or None,
+        pod=os.environ.get("FINE_TUNE_OWN_POD") or None,
         kubeconfig=os.environ.get("KUBECONFIG") or None,
     )
 

@@ -24,14 +24,15 @@ RECIPES = Path(__file__).parent / "recipes"
 def load_recipe(name_or_path: str, overrides: Mapping[str, object] | None = None) -> Recipe:
     """Read a recipe by its shipped name or its file, then apply `{"training.learning_rate": 1e-4}`-like overrides.
 
-    In place of a name it takes the recipe itself, as JSON.
+    In place of a name it takes the recipe itself: JSON, or YAML of several lines as a ConfigMap can hold it.
 
     Raises:
         InvalidInput: no such recipe, not YAML, an unknown or missing field, a value out of range.
     """
-    inline = name_or_path.startswith("{")  # a pod has no file that its launcher could have written
-    path = Path("on the command line") if inline else _find(name_or_path)
-    data = _parse(name_or_path, path, ".json") if inline else _read_file(path)
+    is_json = name_or_path.startswith("{")  # a pod has no file that its launcher could have written
+    is_text = is_json or "\n" in name_or_path
+    path = Path("given as text") if is_text else _find(name_or_path)
+    data = _parse(name_or_path, path, ".json" if is_json else ".yaml") if is_text else _read_file(path)
     for dotted, value in (overrides or {}).items():
         _override(data, dotted, value)
     # JSON is pydantic's strict mode that still takes lists for tuples and 1 for 1.0, and nothing else.

@@ -20,8 +20,8 @@ from neuron_ops.graphs import rehearsal
 from neuron_ops.graphs.synthetic import write_rows
 from neuron_ops.recipe import Recipe
 from neuron_ops.run import Plan, Run
-from neuron_ops.train import Loop
 from neuron_ops.training.checkpoints import HISTORY, Checkpoints
+from neuron_ops.training.loop import Loop
 from neuron_ops.training.ranks import Ranks
 
 STEPS = 2

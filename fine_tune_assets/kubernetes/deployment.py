@@ -36,8 +36,7 @@ def check_store(store: str, pods: Pods) -> None:
         return
     raise InvalidInput(
         f"The store {store!r} is a folder of one pod; the other assets' pods would not see it. Use s3://bucket/prefix, "
-        f"or a folder on a volume of default.volumes in the file that FINE_TUNE_PODS names "
-        f"({', '.join(pods.mounts()) or 'it has none'})."
+        f"or a folder on a volume of default.volumes in FINE_TUNE_PODS ({', '.join(pods.mounts()) or 'it has none'})."
     )
 
 

@@ -87,6 +87,7 @@ def _build(init_context: InitExecutorContext, pods: Pods, own: dict[str, Any], c
         pods,
         Patience(own["pending_timeout_seconds"], own["max_disruptions"]),
         interval,
+        _resumes(instance),
         **_stock_arguments(checked, instance.run_launcher, pods.namespace),
         # While a run may be resumed in a new pod, its steps must outlive the old one.
         enable_owner_references=checked["enable_owner_references"] or not _resumes(instance),

@@ -205,10 +205,12 @@ def open_training(step: Step, run: Run, attempt: str, say: Callable[[str], None]
     if launcher is None:
         raise InvalidInput(
             f"There is no pod {name!r} in namespace {namespace!r}, but this step starts its nodes from its own pod. "
-            "Set FINE_TUNE_POD to NAMESPACE/NAME of the pod."
+            "Set FINE_TUNE_OWN_POD to NAMESPACE/NAME of the pod."
         )
     words = (step.verb, *flags(step, run.recipe.model_dump_json(), run.store.url, run.raw.url, run.dataset_version))
-    training = Training(f"fine-tune-{step.verb}-{attempt}", run.recipe.hardware, words, launcher)
+    # With the pod's own id: a pod that replaces this one makes a Job of its own, for this one's goes with this pod.
+    name = f"fine-tune-{step.verb}-{attempt}-{launcher['metadata']['uid'][:6]}"
+    training = Training(name, run.recipe.hardware, words, launcher)
 
     def write(line: str) -> None:
         sys.stdout.write(line)

@@ -10,6 +10,7 @@ import zlib
 from dataclasses import dataclass
 from typing import Any
 
+from fine_tune_assets.kubernetes.resources import booking
 from neuron_ops.backends import neuron
 from neuron_ops.ending import ERROR_FILE
 from neuron_ops.recipe import HardwareSection
@@ -19,8 +20,7 @@ Object = dict[str, Any]  # Any: JSON of a Kubernetes object
 TRAINING_LABEL = "fine-tune/training"
 COPIED_LABELS = ("dagster/run-id", "dagster/code-location")
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
-NEURON, EFA, GPU = "aws.amazon.com/neuron", "vpc.amazonaws.com/efa", "nvidia.com/gpu"
-INSTANCE_TYPE, ZONE = "node.kubernetes.io/instance-type", "topology.kubernetes.io/zone"
+ZONE = "topology.kubernetes.io/zone"
 INDEX = "$(JOB_COMPLETION_INDEX)"  # the Job controller sets it in each pod, and Kubernetes puts it in here
 RANK = "$(RANK)"  # the same by Kubeflow's operator
 TERMINATION_LOG = "/dev/termination-log"
@@ -197,24 +197,18 @@ def main_container(pod: Object) -> Object:
 
 
 def _resources(hardware: HardwareSection, own: Object) -> Object:
+    books = {name: str(count) for name, count in booking(hardware).resources.items()}
     if hardware.backend == "neuron":
         instance = neuron.instance(hardware)
         # All devices of a node keep other trainings away. Requests for most of the rest keep the pod from being the
         # first to go when memory runs low; a quarter stays for what else runs on each node.
         requests = {"cpu": str(instance.vcpus * 3 // 4), "memory": str(instance.host_memory * 3 // 4)}
-        return {"limits": {NEURON: str(instance.devices), EFA: str(instance.efa)}, "requests": requests}
-    if hardware.backend == "cuda":
-        return {"limits": {**(own.get("limits") or {}), GPU: str(hardware.processes or 1)}, **_only_requests(own)}
-    return own
-
-
-def _only_requests(own: Object) -> Object:
-    return {"requests": own["requests"]} if own.get("requests") else {}
+        return {"limits": books, "requests": requests}
+    return {**own, "limits": {**(own.get("limits") or {}), **books}} if books else own
 
 
 def _tolerations(hardware: HardwareSection) -> list[Object]:
-    taints = {"neuron": NEURON, "cuda": GPU}
-    taint = taints.get(hardware.backend)
+    taint = booking(hardware).taint
     return [{"key": taint, "operator": "Exists", "effect": "NoSchedule"}] if taint else []
 
 
@@ -224,6 +218,6 @@ def _placement(training: Training) -> Object:
         return {}
     term = {"labelSelector": {"matchLabels": {TRAINING_LABEL: training.name}}, "topologyKey": ZONE}
     return {
-        "nodeSelector": {INSTANCE_TYPE: str(training.hardware.instance_type)},
+        "nodeSelector": booking(training.hardware).node_selector,
         "affinity": {"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}},
     }

@@ -36,8 +36,11 @@ REPLACED_WHEN_DISRUPTED = {
 Config = dict[str, Any]  # Any: the JSON of Kubernetes objects
 
 
-def pod_config(step: Step, recipe: Recipe, pods: Pods, *, finished: bool = False) -> Config:
+def pod_config(step: Step, recipe: Recipe, pods: Pods, *, finished: bool = False, resumes: bool = False) -> Config:
     """The pod of a step; with `finished`, of one that only finds its artifact there and therefore books nothing.
+
+    Where a run `resumes` in another pod, Dagster makes its run launcher in every process, which needs a token for the
+    Kubernetes API. Otherwise a step has no business with that API, unless it creates pods itself.
 
     Raises:
         InvalidInput: the recipe's hardware names no known machine.
@@ -53,8 +56,7 @@ def pod_config(step: Step, recipe: Recipe, pods: Pods, *, finished: bool = False
         settings = PodSettings(cpu=pods.default.cpu, memory=pods.default.memory).over(settings)
     return {
         "container_config": _container(settings, books),
-        # A step has no business with the Kubernetes API unless it creates pods itself.
-        "pod_spec_config": {"automountServiceAccountToken": waits} | _pod_spec(settings, books, pods.user),
+        "pod_spec_config": {"automountServiceAccountToken": waits or resumes} | _pod_spec(settings, books, pods.user),
         "pod_template_spec_metadata": {"labels": labels} if waits and labels else {},
         "job_metadata": {"labels": labels} if labels and not waits else {},
         "job_spec_config": REPLACED_WHEN_DISRUPTED
@@ -99,6 +101,7 @@ def _container(settings: PodSettings, books: Booking) -> Config:
             *([{"name": SHARED_MEMORY_VOLUME, "mountPath": "/dev/shm"}] if settings.shared_memory else []),
         ],
         "env": [{"name": "TMPDIR", "value": SCRATCH}] if settings.scratch else [],
+        "envFrom": [{"secretRef": {"name": name}} for name in settings.secrets or ()],
     }
 
 

@@ -1,4 +1,4 @@
-"""What a team's cluster looks like to the assets' pods: one small file, named by FINE_TUNE_PODS.
+"""What a team's cluster looks like to the assets' pods: a few lines of YAML, in FINE_TUNE_PODS or a file it names.
 
 How many accelerators a pod books is no setting: it follows from the recipe's hardware (resources.py).
 """
@@ -74,6 +74,8 @@ class PodSettings(_Closed):
     """Local disk for temporary files, mounted at /scratch and named by TMPDIR."""
     shared_memory: Quantity | None = None
     """Size of /dev/shm, which processes of one pod exchange tensors through; it counts as memory."""
+    secrets: tuple[Name, ...] | None = None
+    """Secrets whose keys become environment variables, such as HF_TOKEN where a base model is fetched."""
     volumes: tuple[Volume, ...] | None = None
     """Volumes; a more specific list replaces the more general one."""
     node_selector: dict[str, str] | None = None
@@ -144,26 +146,26 @@ class Pods(_Closed):
         return tuple(volume.mount for volume in self.default.volumes or ())
 
 
-def load_pods(path: str | None) -> Pods:
-    """The file, or the defaults where none is named.
+def load_pods(setting: str | None) -> Pods:
+    """What FINE_TUNE_PODS names, or holds: text of several lines is the YAML itself, as a ConfigMap can hold it.
 
     Raises:
         InvalidInput: it cannot be read, or a field in it is wrong.
     """
-    if path is None:
+    if setting is None:
         return Pods()
+    is_path = "\n" not in setting
+    where = f"FINE_TUNE_PODS names {setting!r}" if is_path else "FINE_TUNE_PODS holds settings"
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+        content = yaml.safe_load(Path(setting).read_text(encoding="utf-8") if is_path else setting) or {}
     except OSError as error:
-        raise InvalidInput(f"FINE_TUNE_PODS names {path!r}, which cannot be read: {error.strerror}.") from error
+        raise InvalidInput(f"{where}, which cannot be read: {error.strerror}.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InvalidInput(
-            f"FINE_TUNE_PODS names {path!r}, which is not YAML: {' '.join(str(error).split())}."
-        ) from error
+        raise InvalidInput(f"{where}, which is not YAML: {' '.join(str(error).split())}.") from error
     try:
         return Pods.model_validate(content)
     except ValidationError as error:
-        raise InvalidInput(f"FINE_TUNE_PODS names {path!r}: {_problems(error)}.") from error
+        raise InvalidInput(f"{where}: {_problems(error)}.") from error
 
 
 def _problems(error: ValidationError) -> str:

@@ -36,9 +36,10 @@ if TYPE_CHECKING:
 class PodStepHandler(K8sStepHandler):
     """One Job for each try of a step."""
 
-    def __init__(self, pods: Pods, patience: Patience, interval: float, **stock: Any) -> None:
+    def __init__(self, pods: Pods, patience: Patience, interval: float, resumes: bool, **stock: Any) -> None:
         # Any: the arguments of dagster_k8s's own handler
         super().__init__(**stock)
+        self._resumes = resumes
         self._pods = pods
         self._patience = patience
         self._interval = interval
@@ -123,7 +124,7 @@ class PodStepHandler(K8sStepHandler):
         check_store(fine_tuning.store, self._pods)
         run = fine_tuning.run(step_handler_context.dagster_run.tags.get("dagster/partition"))
         finished = step.needs_accelerator and _is_finished(step, run)
-        config = pod_config(step, run.recipe, self._pods, finished=finished)
+        config = pod_config(step, run.recipe, self._pods, finished=finished, resumes=self._resumes)
         if step.needs_accelerator and not finished and run.dataset_version is not None:
             refuse_no_go(run)  # in the pod it would be found too, once a node was bought
         context = self._run_context(step_handler_context).merge(_with(config))

@@ -7,7 +7,7 @@
                    /history.jsonl         every loss up to here
 
 Every rank that holds a shard writes into one folder, the first rank's. Resuming reads the safetensors files only: no
-pickle is written and none is read. What the loop does between two checkpoints belongs to train.py.
+pickle is written and none is read. What the loop does between two checkpoints belongs to loop.py.
 """
 
 import contextlib

@@ -14,7 +14,7 @@ from aiohttp import ClientError, ClientSession, TCPConnector, web
 
 from tests.cluster import admission
 from tests.cluster.errors import ApiError, not_found
-from tests.cluster.kinds import KINDS, NODES, PODS, api_groups, api_resources
+from tests.cluster.kinds import ACCESS_REVIEWS, KINDS, NODES, PODS, api_groups, api_resources
 from tests.cluster.objects import Object, dig, json_patch, merge_patch, strategic_patch
 from tests.cluster.requests import Fault, Target, delete_options, event_of, selects, wants_table
 from tests.cluster.store import Store
@@ -29,13 +29,15 @@ VERSION = {"major": "1", "minor": "32", "gitVersion": "v1.32.0-stand-in", "platf
 
 
 class ApiServer:
-    """Serves one store. `faults` may be appended to at any time; `requests` counts what was asked, by verb and path."""
+    """Serves one store. `faults` may be appended to at any time; `requests` counts what was asked, by verb and path;
+    `denied` is what an access review says no to (verb, resource), and nothing else minds."""
 
     def __init__(self) -> None:
         self.kinds = list(KINDS)
         self.store = Store(admission.admit)
         self.faults: list[Fault] = []
         self.requests: list[str] = []
+        self.denied: set[tuple[str, str]] = set()
 
     @asynccontextmanager
     async def serve(self, port: int = 0) -> AsyncIterator[str]:
@@ -124,6 +126,9 @@ class ApiServer:
             case "GET", True:
                 found = self.store.get(target.kind, target.namespace, target.name)
                 return as_table(target.kind, [found], found["metadata"]) if wants_table(request) else found
+            case "POST", False if target.kind == ACCESS_REVIEWS:
+                asked = dig(body, "spec.resourceAttributes", {})
+                return body | {"status": {"allowed": (asked["verb"], asked["resource"]) not in self.denied}}
             case "POST", False:
                 return self.store.create(target.kind, target.namespace, body)
             case "POST", True:

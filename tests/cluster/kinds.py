@@ -54,6 +54,9 @@ LEASES = Kind("coordination.k8s.io", "v1", "leases", "Lease")
 PRIORITY_CLASSES = Kind("scheduling.k8s.io", "v1", "priorityclasses", "PriorityClass", namespaced=False, short=("pc",))
 PYTORCH_JOBS = Kind("kubeflow.org", "v1", "pytorchjobs", "PyTorchJob", subresources=("status",))
 LOCAL_QUEUES = Kind("kueue.x-k8s.io", "v1beta1", "localqueues", "LocalQueue", subresources=("status",))
+ACCESS_REVIEWS = Kind(
+    "authorization.k8s.io", "v1", "selfsubjectaccessreviews", "SelfSubjectAccessReview", namespaced=False
+)
 WORKLOADS = Kind("kueue.x-k8s.io", "v1beta1", "workloads", "Workload", subresources=("status",))
 
 KINDS = (
@@ -72,6 +75,7 @@ KINDS = (
     PYTORCH_JOBS,
     LOCAL_QUEUES,
     WORKLOADS,
+    ACCESS_REVIEWS,
 )
 
 

@@ -29,7 +29,7 @@ UNREACHABLE = "node.kubernetes.io/unreachable"
 class NodeTimes:
     """When a silent node is given up."""
 
-    grace: float = 3.0
+    grace: float = 8.0
     """Seconds without a heartbeat until a node is not ready."""
     toleration: float = 1.0
     """Seconds that pods stay on a node that is not ready, unless they tolerate it for longer or for ever."""

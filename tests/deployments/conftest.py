@@ -34,9 +34,13 @@ def tool(name: str) -> str:
     return found
 
 
+def kustomize(folder: Path) -> Objects:
+    """The objects of a folder."""
+    return list(yaml.safe_load_all(_kustomize(folder)))
+
+
 @cache
-def _render(overlay: str) -> str:
-    folder = DEPLOYMENTS / "kubernetes" / "overlays" / overlay
+def _kustomize(folder: Path) -> str:
     done = subprocess.run([tool("kubectl"), "kustomize", str(folder)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -45,7 +49,7 @@ def _render(overlay: str) -> str:
 @pytest.fixture
 def render() -> Callable[[str], Objects]:
     """The objects of an overlay."""
-    return lambda overlay: list(yaml.safe_load_all(_render(overlay)))
+    return lambda overlay: kustomize(DEPLOYMENTS / "kubernetes" / "overlays" / overlay)
 
 
 def find(objects: Objects, kind: str, name: str) -> dict[str, Any]:

@@ -68,12 +68,24 @@ def test_every_path_in_the_guides_exists() -> None:
     paths = re.findall(r"\bdeployments/[\w./-]*\w", GUIDE + SAMPLE)
     made = "deployments/kubernetes/overlays/mine"  # by the guide itself
 
-    assert [path for path in paths if path != made and not (ROOT / path).exists()] == []
+    assert [path for path in paths if not path.startswith(made) and not (ROOT / path).exists()] == []
+
+
+def test_what_the_run_s_log_is_said_to_say_is_what_the_code_says() -> None:
+    table = GUIDE[GUIDE.index("| The run's log says") : GUIDE.index("The same with kubectl")]
+    firsts = [row.split(" | ")[0] for row in table.splitlines()[2:] if row.startswith("| `")]
+    sources = "".join(path.read_text() for path in (ROOT / "fine_tune_assets" / "kubernetes").glob("*.py"))
+
+    phrases = [phrase for first in firsts for phrase in re.findall(r"`([a-z][^`]*)`", first)]
+
+    assert len(phrases) >= 12
+    assert [phrase for phrase in phrases if phrase not in sources and phrase != "untolerated taint"] == []
 
 
 def test_every_fine_tune_command_in_the_guides_exists() -> None:
     for line in re.findall(
-        r"fine-tune ((?:dataset|partitions|recipe|import-seed|consolidate|merge)\b[^`\n]*)", GUIDE + SAMPLE
+        r"fine-tune ((?:dataset|partitions|recipe|import-seed|consolidate|merge|plan|pods|janitor)\b[^`\n]*)",
+        GUIDE + SAMPLE,
     ):
         group: click.Command = main
         for word in line.split():

@@ -1,23 +1,17 @@
 """The manifests: each overlay renders, is valid on every supported Kubernetes, and agrees with the code."""
 
-import inspect
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import dagster_k8s.client
-import dagster_k8s.executor
-import dagster_k8s.launcher
 import kubernetes_validate
 import pytest
 import yaml
 
-from fine_tune_assets.kubernetes.multi_node_manifests import Training, manifests
 from neuron_ops.backends.neuron import INSTANCES
-from neuron_ops.recipe import HardwareSection
-from neuron_ops.recipe_file import shipped_recipes
-from tests.deployments.conftest import DEPLOYMENTS, OVERLAYS, ROOT, Objects, breaks_restricted, find, of_kind
+from neuron_ops.recipe_file import load_recipe, shipped_recipes
+from tests.deployments.conftest import DEPLOYMENTS, OVERLAYS, ROOT, Objects, breaks_restricted, find, kustomize, of_kind
 
 Render = Callable[[str], Objects]
 
@@ -58,17 +52,23 @@ def test_the_base_names_nothing_of_a_cluster() -> None:
 
 
 @pytest.mark.parametrize("component", COMPONENTS)
-def test_every_component_is_part_of_an_overlay(component: str) -> None:
+def test_every_component_is_part_of_an_overlay_or_says_why_not(component: str) -> None:
     texts = [(DEPLOYMENTS / "kubernetes" / "overlays" / name / "kustomization.yaml").read_text() for name in OVERLAYS]
+    own = (DEPLOYMENTS / "kubernetes" / "components" / component / "kustomization.yaml").read_text()
 
-    assert any(f"components/{component}\n" in text for text in texts)
+    assert any(f"components/{component}\n" in text for text in texts) != ("# In no overlay, because" in own)
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_an_overlay_holds_differences_only(overlay: str) -> None:
     folder = DEPLOYMENTS / "kubernetes" / "overlays" / overlay
 
-    kinds = [item["kind"] for path in folder.glob("*.yaml") for item in yaml.safe_load_all(path.read_text())]
+    kinds = [
+        item["kind"]
+        for path in folder.glob("*.yaml")
+        if path.name not in ("pods.yaml", "recipe.yaml")
+        for item in yaml.safe_load_all(path.read_text())
+    ]
 
     assert set(kinds) <= {"Kustomization", "ConfigMap"}
 
@@ -79,7 +79,7 @@ def test_settings_are_what_the_programs_read(overlay: str, render: Render) -> No
     source = (ROOT / "fine_tune_assets" / "settings.py").read_text()
 
     assert {name for name in settings if not name.startswith("AWS_")} <= set(re.findall(r'"(FINE_TUNE_\w+)"', source))
-    assert settings["FINE_TUNE_RECIPE"] in shipped_recipes()
+    assert load_recipe(settings["FINE_TUNE_RECIPE"]).name in shipped_recipes()
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -94,65 +94,6 @@ def test_no_pod_of_the_manifests_needs_more_than_restricted(overlay: str, render
         == "restricted"
     )
     assert [problem for pod in pods for problem in breaks_restricted(pod)] == []
-
-
-def _sent_by(*modules: Any) -> set[tuple[str, str]]:
-    """(verb, resource) of each call to the Kubernetes API in these modules."""
-    calls = re.findall(
-        r"api\.(create|read|list|delete)_namespaced_(\w+?)(?:_with_retries)?\(",
-        "".join(inspect.getsource(module) for module in modules),
-    )
-    names = {"job": "jobs", "pod": "pods", "event": "events", "job_status": "jobs/status", "pod_log": "pods/log"}
-    return {("get" if verb == "read" else verb, names[resource]) for verb, resource in calls}
-
-
-def _granted(role: dict[str, Any]) -> set[tuple[str, str]]:
-    return {(verb, name) for rule in role["rules"] for name in rule["resources"] for verb in rule["verbs"]}
-
-
-def test_dagster_may_do_what_it_sends_and_hardly_more(render: Render) -> None:
-    sent = _sent_by(dagster_k8s.client, dagster_k8s.executor, dagster_k8s.launcher)
-
-    granted = _granted(find(render("minimal"), "Role", "fine-tune-orchestration"))
-
-    assert sent <= granted
-    # The object itself beside its status.
-    assert granted - sent == {("get", "jobs")}
-
-
-@pytest.mark.parametrize("kind", ["indexed_job", "pytorch_job"])
-def test_the_training_step_may_make_its_nodes_and_they_reach_each_other(kind: str, render: Render) -> None:
-    hardware = HardwareSection(backend="neuron", instance_type="trn1.32xlarge", nodes=2, multi_node=kind)
-    launcher = {
-        "metadata": {"name": "step", "namespace": "fine-tune", "uid": "1"},
-        "spec": {"containers": [{"name": "dagster", "image": "image"}]},
-    }
-    made = manifests(Training("training-1", hardware, ("train",), launcher))
-    granted = _granted(find(render("minimal"), "Role", "fine-tune-training"))
-    peers = find(render("minimal"), "NetworkPolicy", "allow-training-peers")["spec"]["podSelector"]["matchLabels"]
-
-    resources = {f"{item['kind'].lower()}s" for item in made}
-    assert {(verb, name) for verb in ("create", "delete") for name in resources} <= granted
-    assert ("get", f"{made[-1]['kind'].lower()}s") in granted  # it is watched
-    assert {("get", "pods"), ("list", "pods"), ("get", "pods/log")} <= granted
-    assert {name for _, name in granted} == {"jobs", "pytorchjobs", "services", "pods", "pods/log"}
-    assert peers.items() <= made[-1]["metadata"]["labels"].items()
-
-
-def test_steps_may_ask_the_kubernetes_api_nothing(render: Render) -> None:
-    objects = render("minimal")
-    bound = {subject["name"] for item in of_kind(objects, "RoleBinding") for subject in item["subjects"]}
-
-    assert find(objects, "ServiceAccount", "fine-tune-steps")["automountServiceAccountToken"] is False
-    assert bound == {"fine-tune-orchestration", "fine-tune-training"}
-    assert of_kind(objects, "ClusterRoleBinding") == []
-
-
-def test_no_role_has_a_wildcard_or_sees_secrets(render: Render) -> None:
-    rules = [rule for item in of_kind(render("eks"), "Role") for rule in item["rules"]]
-
-    assert [rule for rule in rules if "*" in rule["verbs"] + rule["resources"]] == []
-    assert [rule for rule in rules if {"secrets", "pods/exec"} & set(rule["resources"])] == []
 
 
 def test_nothing_is_reachable_that_is_not_allowed(render: Render) -> None:
@@ -193,7 +134,10 @@ def test_queue_and_nodes_are_of_known_instances(render: Render) -> None:
 def test_hyperpod_s_instances_have_their_own_names(render: Render) -> None:
     flavor = find(render("hyperpod"), "ResourceFlavor", "fine-tune-trn1")["spec"]
 
+    recipe = load_recipe(find(render("hyperpod"), "ConfigMap", "fine-tune-settings")["data"]["FINE_TUNE_RECIPE"])
+
     assert flavor["nodeLabels"] == {"node.kubernetes.io/instance-type": "ml.trn1.32xlarge"}
+    assert recipe == load_recipe("llama3_8b_lora_trn1", {"hardware.instance_type": "ml.trn1.32xlarge"})
 
 
 def test_the_device_plugin_runs_on_every_known_instance() -> None:
@@ -202,16 +146,26 @@ def test_the_device_plugin_runs_on_every_known_instance() -> None:
     assert {name.removeprefix("ml.") for name in values["neuronInstances"]} == set(INSTANCES)
 
 
-def test_both_kinds_of_file_system_are_the_same_claim(render: Render) -> None:
-    claims = [
-        find(render(overlay), "PersistentVolumeClaim", "fine-tune-fsx")["spec"] for overlay in ("eks", "hyperpod")
-    ]
-
-    assert [claim["accessModes"] for claim in claims] == [["ReadWriteMany"]] * 2
-    assert (
-        find(render("hyperpod"), "PersistentVolume", "fine-tune-fsx")["spec"]["persistentVolumeReclaimPolicy"]
-        == "Retain"
+def test_both_kinds_of_file_system_are_the_same_claim(render: Render, tmp_path: Path) -> None:
+    shutil.copytree(DEPLOYMENTS / "kubernetes", tmp_path, dirs_exist_ok=True)
+    mine = tmp_path / "overlays" / "eks"
+    text = (mine / "kustomization.yaml").read_text()
+    (mine / "kustomization.yaml").write_text(
+        text.replace("components:\n", "components:\n  - ../../components/fsx-dynamic\n")
     )
+    with (mine / "settings.yaml").open("a") as settings:
+        settings.write("  fsx-subnet-id: subnet-1\n  fsx-security-group-id: sg-1\n")
+
+    dynamic, static = kustomize(mine), render("hyperpod")
+
+    claims = [find(objects, "PersistentVolumeClaim", "fine-tune-fsx")["spec"] for objects in (dynamic, static)]
+    assert [claim["accessModes"] for claim in claims] == [["ReadWriteMany"]] * 2
+    made = find(dynamic, "StorageClass", "fine-tune-fsx")
+    assert (made["reclaimPolicy"], made["parameters"]["subnetId"]) == ("Retain", "subnet-1")
+    for item in (made, find(dynamic, "PersistentVolumeClaim", "fine-tune-fsx")):
+        for version in KUBERNETES:
+            kubernetes_validate.validate(item, version, strict=True)
+    assert find(static, "PersistentVolume", "fine-tune-fsx")["spec"]["persistentVolumeReclaimPolicy"] == "Retain"
 
 
 def test_no_secret_is_in_a_file() -> None:

@@ -19,9 +19,9 @@ from neuron_ops.backends import neuron_process, open_backend
 from neuron_ops.raw import RawDatasets
 from neuron_ops.recipe_file import load_recipe
 from neuron_ops.run import Run
-from neuron_ops.train import Loop
 from neuron_ops.training.batches import Rows
 from neuron_ops.training.checkpoints import Checkpoints
+from neuron_ops.training.loop import Loop
 from neuron_ops.training.ranks import Ranks
 from tests.neuron_on_cpu import stand_in
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from neuron_ops.backends import layout
 from neuron_ops.errors import InvalidInput
 from neuron_ops.recipe import Recipe, package_path
-from neuron_ops.recipe_file import load_recipe, parse_overrides, parse_value, shipped_recipes
+from neuron_ops.recipe_file import RECIPES, load_recipe, parse_overrides, parse_value, shipped_recipes
 
 TINY = """
 name: mine
@@ -130,11 +130,19 @@ def test_a_recipe_may_be_given_itself_where_there_is_no_file() -> None:
     assert load_recipe(recipe.to_json(), {"hardware.nodes": 4}).hardware.nodes == 4
 
 
+def test_a_recipe_of_several_lines_is_the_recipe_itself() -> None:
+    text = (RECIPES / "tiny_llama_cpu.yaml").read_text(encoding="utf-8")
+
+    assert load_recipe(text) == load_recipe("tiny_llama_cpu")
+    with pytest.raises(InvalidInput, match=r"(?s)^Recipe given as text:.*trainign: unknown field"):
+        load_recipe(text.replace("training:", "trainign:"))
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ('{"name": "x"', "Recipe on the command line is not valid JSON"),
-        ('{"name": "x"}', "Recipe on the command line"),
+        ('{"name": "x"', "Recipe given as text is not valid JSON"),
+        ('{"name": "x"}', "Recipe given as text"),
         ('{"name": "x", "name": "y"}', "key 'name' is given twice"),
     ],
 )

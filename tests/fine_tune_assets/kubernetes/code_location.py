@@ -66,8 +66,8 @@ def _build(name: str) -> AssetsDefinition:
             BEHAVIOURS[first if starts(name) == 1 or not second else second]()
         except DagsterExecutionInterruptedError:
             raise interrupted(context, fine_tuning.deployment) from None
-        # Making the launcher asks for the cluster's credentials, and step pods have none.
-        assert context.instance._run_launcher is None
+        # Making the launcher asks for the cluster's credentials, which a pod has only where runs may be resumed.
+        assert context.instance._run_launcher is None or context.instance.run_monitoring_max_resume_run_attempts
 
     return materialize
 

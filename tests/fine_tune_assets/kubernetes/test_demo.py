@@ -8,7 +8,7 @@ import pytest
 from dagster import DagsterEventType, DagsterRunStatus
 
 from fine_tune_assets.partitions import PARTITIONS_NAME
-from neuron_ops.artifacts import ArtifactStore
+from neuron_ops.artifacts import MANIFEST, ArtifactStore
 from neuron_ops.raw import RawDatasets
 from neuron_ops.recipe_file import load_recipe
 from neuron_ops.run import Run
@@ -19,7 +19,7 @@ from tests.fine_tune_assets.kubernetes.conftest import Deploy
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
-OVERRIDES: dict[str, Any] = {**FEW_STEPS, "training.steps": 30}
+OVERRIDES: dict[str, Any] = {**FEW_STEPS, "training.steps": 60}
 
 
 def test_the_whole_graph_is_made_in_pods_and_outlives_a_spot_interruption(
@@ -70,8 +70,10 @@ def _launch(deployment: Deployment, version: str) -> str:
 
 
 def _checkpoints(run: Run) -> list[str]:
-    found = run.store.files.children("lora_checkpoints/v1")
-    return [name for one in found for name in run.store.files.children(f"lora_checkpoints/v1/{one}") if "step-" in name]
+    """The finished ones: a training is resumed from no other."""
+    children, top = run.store.files.children, "lora_checkpoints/v1"
+    parts = [f"{top}/{one}/{part}" for one in children(top) for part in children(f"{top}/{one}") if "step-" in part]
+    return [part for part in parts if MANIFEST in children(part)]
 
 
 def _children(url: str) -> list[str]:

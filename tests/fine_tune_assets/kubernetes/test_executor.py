@@ -64,6 +64,10 @@ class Story:
         data: Any = self.events(step, FAILURE, RETRY)[0].event_specific_data
         return str(data.error.message)
 
+    def told(self) -> str:
+        """Everything that was said, for a test that fails."""
+        return "\n".join(str(event.message or event.event_type_value) for event in self.deployment.events(self.run_id))
+
     def said(self, step: str) -> list[str]:
         return [str(event.message) for event in self.events(step, SAID)]
 
@@ -190,8 +194,9 @@ def test_a_resumed_run_finds_its_steps_still_running(deploy: Deploy) -> None:
     deployment.cluster.wait_for(lambda: _resumed(deployment, run_id), "the new run pod to look at the step", 180)
     deployment.home.parent.joinpath("go-on").touch()
 
-    assert deployment.wait_for_end(run_id, 120).status == DagsterRunStatus.SUCCESS
+    assert deployment.wait_for_end(run_id, 120).status == DagsterRunStatus.SUCCESS, Story(deployment, run_id).told()
     assert _starts(deployment, "base_model") == 1
+    assert _pod_of(deployment, "base_model")["spec"]["automountServiceAccountToken"] is True
 
 
 def test_the_runs_own_recipe_decides_and_a_finished_artifact_books_nothing(deploy: Deploy, bucket: str) -> None:
@@ -212,6 +217,7 @@ def test_the_runs_own_recipe_decides_and_a_finished_artifact_books_nothing(deplo
     assert first["spec"]["nodeSelector"] == {"node.kubernetes.io/instance-type": "trn1.32xlarge"}
     assert "aws.amazon.com/neuron" not in second["spec"]["containers"][0]["resources"]["limits"]
     assert not second["spec"].get("nodeSelector")
+    assert second["spec"]["automountServiceAccountToken"] is False
 
 
 def test_an_interrupted_command_takes_its_pods_with_it(deploy: Deploy) -> None:

@@ -303,7 +303,7 @@ def test_two_pods_train_for_dagster_and_start_again_when_one_is_killed(
     two_pods.register("v1")
     Bench(cluster, "local/checkout").launcher()
     monkeypatch.setenv("KUBECONFIG", str(cluster.kubeconfig))
-    monkeypatch.setenv("FINE_TUNE_POD", f"{cluster.namespace}/launcher")
+    monkeypatch.setenv("FINE_TUNE_OWN_POD", f"{cluster.namespace}/launcher")
 
     with ThreadPoolExecutor(1) as pool:
         killed = pool.submit(kill_a_pod_after_a_checkpoint, cluster, two_pods)
@@ -353,10 +353,10 @@ def test_a_process_that_is_in_no_pod_cannot_start_others(
     run = open_run(tmp_path, make_recipe(make_model(tmp_path / "model"), hardware__nodes=2))
     monkeypatch.setenv("KUBECONFIG", str(cluster.kubeconfig))
 
-    monkeypatch.setenv("FINE_TUNE_POD", f"{cluster.namespace}/nobody")
+    monkeypatch.setenv("FINE_TUNE_OWN_POD", f"{cluster.namespace}/nobody")
     with pytest.raises(InvalidInput, match="There is no pod 'nobody' in namespace 'default'"):
         open_training(BY_VERB["train"], run, "1", lambda text: None)
 
-    monkeypatch.delenv("FINE_TUNE_POD")
+    monkeypatch.delenv("FINE_TUNE_OWN_POD")
     with pytest.raises(InvalidInput, match="this process is in no pod"):
         open_training(BY_VERB["train"], run, "1", lambda text: None)

@@ -227,6 +227,7 @@ def test_an_eviction_for_the_nodes_sake_moves_the_pod_without_a_failure(cluster:
     looks.until_said("train", "started again after disruption 1")
 
 
+@pytest.mark.parametrize("cluster", [True], indirect=True, ids=["that gives nodes up soon"])
 def test_a_lost_node_is_noticed_and_its_pod_runs_elsewhere(cluster: Cluster, looks: Looks) -> None:
     cluster.add_node("node-a")
     cluster.create(JOBS, _job("train", WAIT))

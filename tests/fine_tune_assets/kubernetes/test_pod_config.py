@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import kubernetes_validate
 import pytest
 
 from fine_tune_assets.kubernetes.pod_config import pod_config, refuse_accelerator
@@ -167,10 +168,13 @@ def test_every_pod_is_one_that_pod_security_restricted_admits(step: Any) -> None
     }
 
 
-def test_only_the_step_that_creates_pods_gets_a_token_for_the_api() -> None:
-    alone, several = (pod_config(TRAIN, _recipe(nodes=nodes), PODS)["pod_spec_config"] for nodes in (1, 2))
+def test_a_pod_gets_a_token_for_the_api_only_where_its_process_needs_one() -> None:
+    alone = pod_config(TRAIN, _recipe(), PODS)
+    several = pod_config(TRAIN, _recipe(nodes=2), PODS)
+    resumes = pod_config(TRAIN, _recipe(), PODS, resumes=True)
 
-    assert (alone["automountServiceAccountToken"], several["automountServiceAccountToken"]) == (False, True)
+    tokens = [config["pod_spec_config"]["automountServiceAccountToken"] for config in (alone, several, resumes)]
+    assert tokens == [False, True, True]
 
 
 def test_only_a_disrupted_pod_is_replaced_by_kubernetes() -> None:
@@ -201,12 +205,17 @@ def test_a_pod_is_a_pure_function_of_recipe_and_settings() -> None:
 
 @pytest.mark.parametrize("step", STEPS, ids=lambda step: step.artifact)
 def test_dagster_makes_a_kubernetes_job_of_it(step: Any) -> None:
-    job_module = pytest.importorskip("dagster_k8s.job", reason="needs the extra k8s")
+    from dagster_k8s import job as job_module  # a second of CPU that the other tests here do not need
+    from kubernetes.client import ApiClient, Configuration
 
     config = job_module.UserDefinedDagsterK8sConfig.from_dict(pod_config(step, _recipe(), PODS))
-    job = job_module.construct_dagster_k8s_job(
+    made = job_module.construct_dagster_k8s_job(
         job_module.DagsterK8sJobConfig(job_image="run:1", dagster_home="/home"), ["true"], "a-job", config
-    ).to_dict()
+    )
+    job = made.to_dict()
+    sent = ApiClient(Configuration()).sanitize_for_serialization(made)
+    for version in ("1.31.0", "1.34.0", "1.37.0"):
+        kubernetes_validate.validate(sent, version, strict=True)
 
     [container] = job["spec"]["template"]["spec"]["containers"]
     assert container["image"] in ("slim:1", "neuron:1")

@@ -45,9 +45,9 @@ def test_a_more_specific_setting_wins_and_the_rest_is_inherited(tmp_path: Path) 
 
 
 def test_the_example_is_one_that_works() -> None:
-    pods = load_pods(str(ROOT / "docs" / "pods.example.yaml"))
+    pods = load_pods(str(ROOT / "deployments" / "kubernetes" / "overlays" / "eks" / "pods.yaml"))
 
-    assert pods.settings("lora_checkpoints", for_hardware=True).deadline_minutes == 1440
+    assert pods.settings("lora_checkpoints", for_hardware=True).deadline_minutes == 2880
 
 
 def test_a_list_of_volumes_replaces_the_more_general_one() -> None:
@@ -92,6 +92,13 @@ def test_a_wrong_setting_is_one_clear_error(tmp_path: Path, text: str, said: str
 
     assert said in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_variable_may_hold_the_settings_themselves() -> None:
+    assert load_pods("default:\n  memory: 8Gi\n").default.memory == "8Gi"
+
+    with pytest.raises(InvalidInput, match=r"holds settings: default\.memory: must be an amount"):
+        load_pods("default:\n  memory: much\n")
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:

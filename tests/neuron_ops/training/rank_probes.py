@@ -13,9 +13,9 @@ from neuron_ops.errors import InvalidInput
 from neuron_ops.raw import RawDatasets
 from neuron_ops.recipe_file import load_recipe
 from neuron_ops.run import Run
-from neuron_ops.train import _new_state as new_state
 from neuron_ops.training.checkpoints import Checkpoints
 from neuron_ops.training.history import History
+from neuron_ops.training.loop import new_state
 from neuron_ops.training.ranks import Ranks
 
 

@@ -81,7 +81,7 @@ def test_on_trainium_gradients_are_clipped_within_the_optimizer_s_step() -> None
 
 
 def test_the_batch_is_accumulated_by_the_backend_and_not_by_accelerate() -> None:
-    tree = ast.parse((PACKAGE / "train.py").read_text())
+    tree = ast.parse((PACKAGE / "training" / "loop.py").read_text())
 
     assert [chain for chain in chains_in(tree) if chain.endswith(".accumulate")] == ["backend.accumulate"]
 

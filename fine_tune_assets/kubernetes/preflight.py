@@ -1,0 +1,140 @@
+"""What would fail in the cluster, asked before a run starts: for `fine-tune plan`.
+
+Without a cluster: settings and pods that cannot work. With one at hand: whatever the pods name has to be there, and who
+asks has to be allowed what a run does. Reads only. That a pod finds a node is the scheduler's to say, once it is there.
+"""
+
+from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from fine_tune_assets.kubernetes.deployment import check_settings, check_store
+from fine_tune_assets.kubernetes.pod_config import QUEUE_LABEL, SHARED_MEMORY_VOLUME, Config, pod_config
+from fine_tune_assets.kubernetes.pods import load_pods
+from fine_tune_assets.kubernetes.resources import NEURON
+from fine_tune_assets.settings import Settings
+from neuron_ops.backends import neuron
+from neuron_ops.errors import InvalidInput
+from neuron_ops.planning.forecast import Problem
+from neuron_ops.recipe import HardwareSection, Recipe
+from neuron_ops.steps import STEPS
+
+if TYPE_CHECKING:
+    from fine_tune_assets.kubernetes.preflight_api import Answers
+
+# What a run's pod sends (cluster.py, and dagster_k8s when it creates a Job): verb, API group, resource.
+NEEDED = (
+    ("create", "batch", "jobs"),
+    ("delete", "batch", "jobs"),
+    ("get", "batch", "jobs"),
+    ("list", "batch", "jobs"),
+    ("get", "", "pods/log"),
+    ("list", "", "pods"),
+    ("list", "", "events"),
+)
+DECIMAL = {"": 1, "m": 0.001, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+UNITS = DECIMAL | {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
+
+
+def preflight(settings: Settings, recipe: Recipe) -> list[Problem]:
+    """Every problem that is known now.
+
+    Raises:
+        InvalidInput: the settings themselves cannot be read.
+        Unavailable: a cluster is at hand and does not answer.
+    """
+    pods = load_pods(settings.pods)
+    try:
+        check_store(settings.store, pods)
+        if settings.deployment == "kubernetes":  # else DAGSTER_HOME is that of somebody's own machine
+            check_settings(settings, pods)
+        configs = {step.artifact: pod_config(step, recipe, pods) for step in STEPS}
+    except InvalidInput as error:
+        return [Problem(True, str(error))]
+    found = list(_impossible(configs, recipe.hardware))
+    if find_spec("kubernetes") is None:
+        return [*found, Problem(False, "The cluster was not asked: install fine-tune-assets[k8s] to have that done.")]
+    from fine_tune_assets.kubernetes.preflight_api import open_answers
+
+    answers = open_answers(settings.kubeconfig, pods.namespace)
+    if answers is None:
+        return [*found, Problem(False, "No cluster is at hand (KUBECONFIG), so none was asked.")]
+    return [*found, *in_cluster(answers, configs)]
+
+
+def in_cluster(answers: "Answers", configs: Mapping[str, Config]) -> Iterator[Problem]:
+    """What the pods name and the cluster lacks, each thing once, and what whoever asks may not do."""
+    if answers.is_missing("Namespace", answers.namespace):
+        # Whatever else were asked would be missing too.
+        yield Problem(True, f"Namespace {answers.namespace} is not in the cluster. Apply deployments/kubernetes first.")
+        return
+    for (kind, name), assets in _named(configs).items():
+        missing = answers.is_missing(kind, name)
+        if missing:
+            pods = f"the pod{'s' * (len(assets) > 1)} of {', '.join(assets)}"
+            where = "the cluster" if kind == "PriorityClass" else f"namespace {answers.namespace}"
+            yield Problem(
+                True,
+                f"{kind} {name} is not in {where}, and {pods} cannot start without it. "
+                "Create it (docs/kubernetes.md), or correct FINE_TUNE_PODS.",
+            )
+        if missing is None:
+            yield Problem(False, f"Whether {kind} {name} is there is not known: this account may not look.")
+    for verb, group, resource in NEEDED:
+        if not answers.may(verb, group, resource):
+            yield Problem(
+                True,
+                f"Who asks may not {verb} {resource} in namespace {answers.namespace}, as a run has to. Ask from the "
+                "daemon's pod, or give this account the Role fine-tune-orchestration (deployments/kubernetes).",
+            )
+
+
+def _named(configs: Mapping[str, Config]) -> dict[tuple[str, str], list[str]]:
+    """Kind and name of all that must be there, with the assets whose pods need it."""
+    needs: dict[tuple[str, str], list[str]] = {}
+    for artifact, config in configs.items():
+        for thing in dict.fromkeys(_of_pod(config)):
+            needs.setdefault(thing, []).append(artifact)
+    return needs
+
+
+def _of_pod(config: Config) -> Iterator[tuple[str, str]]:
+    spec = config["pod_spec_config"]
+    for kind, field in (("ServiceAccount", "serviceAccountName"), ("PriorityClass", "priorityClassName")):
+        if field in spec:
+            yield kind, spec[field]
+    for volume in spec.get("volumes", []):
+        if "persistentVolumeClaim" in volume:
+            yield "PersistentVolumeClaim", volume["persistentVolumeClaim"]["claimName"]
+    for source in config["container_config"].get("envFrom", []):
+        yield "Secret", source["secretRef"]["name"]
+    for metadata in ("job_metadata", "pod_template_spec_metadata"):
+        if queue := config[metadata].get("labels", {}).get(QUEUE_LABEL):
+            yield "LocalQueue", queue
+
+
+def _impossible(configs: Mapping[str, Config], hardware: HardwareSection) -> Iterator[Problem]:
+    """Amounts that no node of the recipe's has, or that contradict each other."""
+    for artifact, config in configs.items():
+        limits = config["container_config"]["resources"]["limits"]
+        for volume in config["pod_spec_config"].get("volumes", []):
+            shared = volume["emptyDir"].get("sizeLimit") if volume["name"] == SHARED_MEMORY_VOLUME else None
+            if shared and "memory" in limits and _number(shared) > _number(limits["memory"]):
+                yield _refusal(
+                    artifact, f"has {limits['memory']} of memory, and shared_memory of {shared} is part of it"
+                )
+        if NEURON in limits:
+            machine = neuron.instance(hardware)
+            for name, most in (("cpu", str(machine.vcpus)), ("memory", f"{machine.host_memory // 2**30}Gi")):
+                if name in limits and _number(limits[name]) > _number(most):
+                    has = f"{hardware.instance_type} has {most}, so that no node will ever do"
+                    yield _refusal(artifact, f"asks for {limits[name]} of {name}, but {has}")
+
+
+def _refusal(artifact: str, why: str) -> Problem:
+    return Problem(True, f"The pod of {artifact} {why}. Correct the amounts in FINE_TUNE_PODS.")
+
+
+def _number(amount: str) -> float:
+    number = amount.rstrip("kmMGTi")
+    return float(number) * UNITS[amount.removeprefix(number)]
