@@ -188,7 +188,7 @@ class HardwareSection(Section):
     processes: Count | None = None
     """Processes per node for cpu and cuda (default 1). neuron starts one per core of the instance."""
     threads: Count = 1
-    """CPU threads of each process. Fixed, so that sums, and with them weights, are the same on every machine."""
+    """CPU threads of each process. Fixed, so that sums, and with them weights, do not depend on a machine's cores."""
     tensor_parallel: Count = 1
     """Ranks that share each layer."""
     pipeline_parallel: Count = 1

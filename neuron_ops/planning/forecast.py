@@ -194,4 +194,6 @@ def hub_warnings(run: Run) -> Iterator[str]:
 
 def _look_up(run: Run, artifact: str) -> ArtifactState:
     found = run.find(artifact)
+    if found is not None:
+        found.check_sizes()
     return ArtifactState(artifact, found is not None, str(run.plan(artifact).address))

@@ -200,6 +200,15 @@ def test_a_manifest_that_cannot_be_read_stops_only_whom_it_concerns(
     assert other.is_go == (artifact == "lora_checkpoints"), "another seed's training"
 
 
+def test_a_finished_artifact_that_lost_a_file_is_a_no_go(make_run: MakeRun) -> None:
+    run = make_run()
+    fetch_base(run)
+    made = publish(run, "tokenized_dataset", {"report.json": package_report(run), "rows": b"1"})
+    run.store.files.remove(f"{made.address}/{made.manifest.data}/rows")
+
+    assert [text.count("rows is missing or has another size") for text in refusals(make_forecast(make_run()))] == [1]
+
+
 def package_report(run: Run) -> bytes:
     """What prepare reports of 100 rows in 10 sequences."""
     split = {"rows": 100, "sequences": 10, "tokens": 2_000, "supervised_tokens": 500}
