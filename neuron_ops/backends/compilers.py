@@ -5,11 +5,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
-from neuron_ops.graphs.graph import Graph
+from neuron_ops.graphs.graph import Graph, OnMiss
 from neuron_ops.recipe import Recipe
-
-OnMiss = Callable[[str, str], None]
-"""Called with the name of a graph that was not in the cache, and why."""
 
 
 class Compiler(Protocol):

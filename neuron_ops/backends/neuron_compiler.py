@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from neuron_ops.backends import environment
-from neuron_ops.backends.compilers import OnMiss
 from neuron_ops.errors import InvalidInput
 from neuron_ops.graphs import neuron_cache
-from neuron_ops.graphs.graph import Graph
+from neuron_ops.graphs.graph import Graph, OnMiss
 from neuron_ops.recipe import Recipe
 
 PROGRAM = "neuron_parallel_compile"

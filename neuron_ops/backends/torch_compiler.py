@@ -11,10 +11,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from neuron_ops.backends.compilers import OnMiss
 from neuron_ops.errors import InvalidInput
 from neuron_ops.graphs import torch_cache
-from neuron_ops.graphs.graph import Graph
+from neuron_ops.graphs.graph import Graph, OnMiss
 
 if TYPE_CHECKING:
     from torch import nn

@@ -1,5 +1,6 @@
 """One compiled graph, as a compiler's cache shows it from outside. How a cache is laid out belongs to its reader."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -8,6 +9,9 @@ State = Literal["complete", "extracted", "failed", "locked"]
 
 CACHE = "cache"
 """Folder within compiled_graph_cache that is a compiler's cache; the rest is for people."""
+
+OnMiss = Callable[[str, str], None]
+"""Called with the name of a graph that was not in the cache, and why."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from neuron_ops.artifacts import Artifact, CheckRecord, Scalar
-from neuron_ops.backends.compilers import Compiler, OnMiss, compiler
+from neuron_ops.backends.compilers import Compiler, compiler
 from neuron_ops.errors import InvalidInput, OpsError
-from neuron_ops.graphs.graph import CACHE
+from neuron_ops.graphs.graph import CACHE, OnMiss
 from neuron_ops.graphs.overlay import overlay
 from neuron_ops.run import Run
 
