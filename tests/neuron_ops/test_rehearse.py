@@ -28,12 +28,12 @@ def test_it_evaluates_takes_two_steps_and_evaluates_again(
     run = make_run(tmp_path, make_recipe(model, training__steps=500, dataset__packing=packing))
     before = set(run.store.files.stamps(""))
     caplog.clear()
-    caplog.set_level(logging.INFO, logger="neuron_ops.train")
+    caplog.set_level(logging.INFO, logger="neuron_ops.training.loop")
 
     rehearse(run, tmp_path)
 
     lines = [
-        record.getMessage().partition(" loss")[0] for record in caplog.records if record.name == "neuron_ops.train"
+        record.getMessage().partition(" loss")[0] for record in caplog.records if record.name == "neuron_ops.training.loop"
     ]
     assert lines == ["step 0 held-out", "step 2/2", "step 2 held-out"]
     assert set(run.store.files.stamps("")) == before, "no checkpoint"
