@@ -15,6 +15,8 @@ from neuron_ops.rehearse import rehearse, shorten
 from neuron_ops.training.batches import Rows
 from tests.neuron_ops.training.workbench import make_model, make_recipe, make_run
 
+LOOP = "neuron_ops.training.loop"
+
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -28,13 +30,11 @@ def test_it_evaluates_takes_two_steps_and_evaluates_again(
     run = make_run(tmp_path, make_recipe(model, training__steps=500, dataset__packing=packing))
     before = set(run.store.files.stamps(""))
     caplog.clear()
-    caplog.set_level(logging.INFO, logger="neuron_ops.training.loop")
+    caplog.set_level(logging.INFO, logger=LOOP)
 
     rehearse(run, tmp_path)
 
-    lines = [
-        record.getMessage().partition(" loss")[0] for record in caplog.records if record.name == "neuron_ops.training.loop"
-    ]
+    lines = [record.getMessage().partition(" loss")[0] for record in caplog.records if record.name == LOOP]
     assert lines == ["step 0 held-out", "step 2/2", "step 2 held-out"]
     assert set(run.store.files.stamps("")) == before, "no checkpoint"
     measured = json.loads((tmp_path / RESULT).read_text())
