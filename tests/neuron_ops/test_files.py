@@ -285,6 +285,7 @@ def test_a_name_that_no_bucket_can_have_is_refused(s3_environment: str) -> None:
         S3Files("s3://no bucket/store").read("a")
 
 
+@pytest.mark.slow
 def test_a_dead_endpoint_is_unavailable_and_worth_another_try(
     s3_environment: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -295,6 +296,7 @@ def test_a_dead_endpoint_is_unavailable_and_worth_another_try(
 
 
 @pytest.mark.parametrize("operation", ["read", "create"])
+@pytest.mark.slow
 def test_a_server_that_never_answers_is_unavailable(
     s3_environment: str, monkeypatch: pytest.MonkeyPatch, operation: str
 ) -> None:

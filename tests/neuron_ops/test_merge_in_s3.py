@@ -79,6 +79,7 @@ def test_only_what_changed_is_sent(bench: Bench, files: S3Files, base: Path) -> 
     assert counted["copied"] == size - counted["UploadPart"]
 
 
+@pytest.mark.slow
 def test_no_weight_touches_the_disk(bench: Bench) -> None:
     limit = 1 << 20  # bytes of any file that the program writes
 
@@ -94,6 +95,7 @@ def test_no_weight_touches_the_disk(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("case", ["queries and values", "sharded", "separated head"])
+@pytest.mark.slow
 def test_every_byte_is_that_of_the_local_merge(
     case: str, store: ArtifactStore, base: Path, adapter: Path, tmp_path: Path
 ) -> None:
@@ -152,6 +154,7 @@ def test_bytes_that_the_server_did_not_copy_right_are_noticed(
     assert bench.uploads() == []
 
 
+@pytest.mark.slow
 def test_a_merge_that_fails_on_the_way_leaves_no_upload(
     store: ArtifactStore, files: S3Files, tmp_path: Path, base: Path, adapter: Path
 ) -> None:

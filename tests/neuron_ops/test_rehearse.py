@@ -63,6 +63,7 @@ def test_numbers_that_mean_nothing_do_not_end_it(model: Path, tmp_path: Path) ->
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+@pytest.mark.slow
 def test_an_error_is_left_for_the_process_that_started_it(model: Path, tmp_path: Path) -> None:
     run = make_run(tmp_path, make_recipe(model))
     recipe = tmp_path / "cuda.json"

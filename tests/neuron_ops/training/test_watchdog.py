@@ -54,6 +54,7 @@ def trainer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trainer]:
     trainer.close()
 
 
+@pytest.mark.slow
 def test_a_rank_whose_peer_hangs_ends_itself_and_the_training_resumes(trainer: Trainer, tmp_path: Path) -> None:
     model = make_model(tmp_path / "published" / "model")
     impatient = make_recipe(model, **TWO_PROCESSES, hardware__stall_minutes=0.1)
