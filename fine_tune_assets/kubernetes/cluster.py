@@ -1,22 +1,16 @@
-"""What the Dagster side asks of Kubernetes, and how a refusal reads.
-
-Objects are plain JSON: the client's own models cost more CPU than the request. Kubernetes errors become OpsErrors here
-and nowhere else.
-"""
+"""What a run asks of Kubernetes about its pods and Jobs. How a refusal reads belongs to requests.py."""
 
 import json
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 from dagster import DagsterInstance
 from kubernetes.client import BatchV1Api, CoreV1Api
-from kubernetes.client.rest import ApiException
-from urllib3.exceptions import HTTPError
 
-from neuron_ops.errors import InvalidInput, OpsError, Unavailable
+from fine_tune_assets.kubernetes.requests import Forbidden, NotFound, Object, translated
+from neuron_ops.errors import InvalidInput, Unavailable
 
 if TYPE_CHECKING:
     from dagster_k8s import K8sRunLauncher
@@ -25,8 +19,6 @@ RUN_LABEL = "dagster/run-id"
 COMPONENT_LABEL = "app.kubernetes.io/component"
 LOG_LINES = 12
 TIMEOUT_SECONDS = 30
-
-Object = dict[str, Any]  # Any: the JSON of a Kubernetes object
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,29 +56,27 @@ class Cluster:
 
     def last_lines(self, pod: str) -> str:
         """The end of a pod's log; empty when nobody has it any more."""
-        with _refusals(f"read the log of pod {pod}", self.namespace):
-            try:
+        try:
+            with translated(f"read the log of pod {pod} in namespace {self.namespace}"):
                 answer = self.core.read_namespaced_pod_log(
                     pod, self.namespace, tail_lines=LOG_LINES, _preload_content=False, _request_timeout=TIMEOUT_SECONDS
                 )
-            except ApiException as error:
-                if error.status in (400, 404):  # the container never started, or the pod is gone
-                    return ""
-                raise
+        except Forbidden:
+            raise
+        except InvalidInput:  # the container never started, or the pod is gone
+            return ""
         return str(answer.data.decode(errors="replace")).strip()
 
     def delete_job(self, name: str) -> bool:
         """Delete a Job with its pods; False when there is none."""
-        with _refusals(f"delete job {name}", self.namespace):
-            try:
+        try:
+            with translated(f"delete job {name} in namespace {self.namespace}"):
                 # In the background means with its pods: by default Kubernetes would leave a Job's pods behind.
                 self.batch.delete_namespaced_job(
                     name, self.namespace, propagation_policy="Background", _request_timeout=TIMEOUT_SECONDS
                 )
-            except ApiException as error:
-                if error.status == 404:
-                    return False
-                raise
+        except NotFound:
+            return False
         return True
 
     def wait_until_gone(self, name: str, seconds: float = 30.0) -> None:
@@ -106,20 +96,18 @@ class Cluster:
 
     def job(self, name: str) -> Object | None:
         """A Job, or None."""
-        with _refusals(f"get job {name}", self.namespace):
-            try:
+        try:
+            with translated(f"get job {name} in namespace {self.namespace}"):
                 answer = self.batch.read_namespaced_job(
                     name, self.namespace, _preload_content=False, _request_timeout=TIMEOUT_SECONDS
                 )
-            except ApiException as error:
-                if error.status == 404:
-                    return None
-                raise
+        except NotFound:
+            return None
         found: Object = _json(answer)
         return found
 
     def _items(self, what: str, request: Any, **selectors: str) -> list[Object]:  # Any: a method of the client
-        with _refusals(what, self.namespace):
+        with translated(f"{what} in namespace {self.namespace}"):
             answer = request(self.namespace, _preload_content=False, _request_timeout=TIMEOUT_SECONDS, **selectors)
         items: list[Object] = _json(answer).get("items") or []
         return items
@@ -134,34 +122,6 @@ def open_cluster(instance: DagsterInstance, namespace: str | None) -> Cluster:
 def unfinished(jobs: Iterable[Object]) -> list[str]:
     """Names of the Jobs that may still run a pod."""
     return [job["metadata"]["name"] for job in jobs if not _is_finished(job)]
-
-
-def refusal(error: Exception, what: str, namespace: str) -> OpsError:
-    """What Kubernetes' answer means to a person."""
-    status, words = getattr(error, "status", None), _words(error)
-    if status == 403:
-        return InvalidInput(
-            f"Kubernetes does not let this run {what} in namespace {namespace}: {words} "
-            "Give its service account the verb (deployments/kubernetes), then launch the run again."
-        )
-    if status in (400, 404, 413, 422):
-        return InvalidInput(f"Kubernetes refuses to {what} in namespace {namespace}: {words}")
-    return Unavailable(f"Kubernetes did not {what} in namespace {namespace}: {words}")
-
-
-@contextmanager
-def _refusals(what: str, namespace: str) -> Iterator[None]:
-    try:
-        yield
-    except (ApiException, HTTPError, OSError) as error:
-        raise refusal(error, what, namespace) from error
-
-
-def _words(error: Exception) -> str:
-    try:
-        return f"{json.loads(getattr(error, 'body', ''))['message'].rstrip('.')}."
-    except (ValueError, KeyError, TypeError):
-        return f"{getattr(error, 'reason', None) or error}.".replace("..", ".")
 
 
 def _json(answer: Any) -> Any:  # Any: urllib3's response, then JSON

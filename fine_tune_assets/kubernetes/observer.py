@@ -7,8 +7,9 @@ known here; who acts on a verdict belongs to step_handler.py.
 import time
 from collections.abc import Callable
 
-from fine_tune_assets.kubernetes.cluster import COMPONENT_LABEL, RUN_LABEL, Cluster, Object, Snapshot, unfinished
+from fine_tune_assets.kubernetes.cluster import COMPONENT_LABEL, RUN_LABEL, Cluster, Snapshot, unfinished
 from fine_tune_assets.kubernetes.diagnosis import State, Waiting, because, diagnose, job_of, running
+from fine_tune_assets.kubernetes.requests import Object
 from fine_tune_assets.kubernetes.watch import FINE, Patience, Verdict, Watch
 from neuron_ops.errors import InvalidInput, Unavailable
 

@@ -2,14 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from kubernetes import client, config
-from kubernetes.client.rest import ApiException
-from urllib3.exceptions import HTTPError
 
 from fine_tune_assets.kubernetes.multi_node import NAMESPACE_FILE
-from neuron_ops.errors import InvalidInput, Unavailable
+from fine_tune_assets.kubernetes.requests import JSON, Forbidden, NotFound, Object, request
+from neuron_ops.errors import InvalidInput
 
 SECONDS = 15
 """Until a request counts as unanswered."""
@@ -45,8 +43,10 @@ class Answers:
         try:
             where = f"{path.format(namespace=self.namespace)}/{name}"
             self._request("GET", where, f"read {kind} {name}", accept=METADATA_ONLY)
-        except ApiException as error:
-            return True if error.status == 404 else None
+        except NotFound:
+            return True
+        except Forbidden:
+            return None
         return False
 
     def may(self, verb: str, group: str, resource: str) -> bool:
@@ -65,36 +65,8 @@ class Answers:
         groups = self._request("GET", "/apis", "list its groups")["groups"]
         return next((group["preferredVersion"]["version"] for group in groups if group["name"] == KUEUE), None)
 
-    def _request(
-        self, verb: str, path: str, what: str, body: object = None, accept: str = "application/json"
-    ) -> dict[str, Any]:  # Any: JSON
-        """The answer.
-
-        Raises:
-            ApiException: 403 or 404; what that means differs.
-            InvalidInput: whoever asks is nobody there, or asks wrongly.
-            Unavailable: there is none.
-        """
-        try:
-            answer: dict[str, Any] = self.api.call_api(
-                path,
-                verb,
-                header_params={"Accept": accept, "Content-Type": "application/json"},
-                body=body,
-                auth_settings=["BearerToken"],
-                response_types_map={200: "object", 201: "object"},
-                _return_http_data_only=True,
-                _request_timeout=SECONDS,
-            )
-        except ApiException as error:
-            if error.status in (403, 404):
-                raise
-            if error.status == 401:
-                raise InvalidInput("The cluster does not know these credentials. Log in again, then plan.") from error
-            raise Unavailable(f"Kubernetes did not {what}: {error.reason} (status {error.status}).") from error
-        except HTTPError as error:
-            raise Unavailable(f"Kubernetes did not answer when asked to {what} ({type(error).__name__}).") from error
-        return answer
+    def _request(self, verb: str, path: str, what: str, body: object = None, accept: str = JSON) -> Object:
+        return request(self.api, verb, path, what, body=body, accept=accept, seconds=SECONDS)
 
 
 def open_answers(kubeconfig: str | None, namespace: str | None) -> Answers | None:

@@ -18,11 +18,12 @@ from dagster_k8s.job import UserDefinedDagsterK8sConfig, get_user_defined_k8s_co
 from dagster_shared.error import SerializableErrorInfo
 
 from fine_tune_assets.go_or_no_go import refuse_no_go
-from fine_tune_assets.kubernetes.cluster import COMPONENT_LABEL, RUN_LABEL, Cluster, refusal
+from fine_tune_assets.kubernetes.cluster import COMPONENT_LABEL, RUN_LABEL, Cluster
 from fine_tune_assets.kubernetes.deployment import check_store
 from fine_tune_assets.kubernetes.observer import Observer
 from fine_tune_assets.kubernetes.pod_config import pod_config, refuse_accelerator
 from fine_tune_assets.kubernetes.pods import Pods
+from fine_tune_assets.kubernetes.requests import refusal
 from fine_tune_assets.kubernetes.watch import Patience
 from fine_tune_assets.resources import FineTuning
 from neuron_ops.errors import MissingArtifact, OpsError
@@ -106,7 +107,7 @@ class PodStepHandler(K8sStepHandler):
         except (DagsterK8sUnrecoverableAPIError, DagsterK8sAPIRetryLimitExceeded) as error:
             cause = error.k8s_api_exception
             if getattr(cause, "status", None) != 409:
-                raise refusal(cause, f"create job {job}", observer.cluster.namespace) from error
+                raise refusal(cause, f"create job {job} in namespace {observer.cluster.namespace}") from error
             # A resumed run asks again for a step whose Job is there. One that runs is the one wanted.
             if not observer.has_unfinished(job):
                 observer.cluster.delete_job(job)

@@ -241,7 +241,7 @@ def test_a_refused_job_fails_its_step_in_one_sentence(deploy: Deploy) -> None:
     deployment.execute("only_base_model").communicate(timeout=180)
 
     story = Story(deployment, deployment.runs()[0].run_id)
-    assert "Kubernetes does not let this run create job" in story.error("base_model")
+    assert "Kubernetes does not let this account create job" in story.error("base_model")
     assert "Give its service account the verb" in story.error("base_model")
     assert story.ends("base_model") == ["STEP_FAILURE"]
 

@@ -260,7 +260,7 @@ def test_what_the_service_account_may_not_do_is_one_clear_error(bench: Bench) ->
     training = bench.training("pass")
     bench.cluster.fault("POST .*/jobs", status=403, times=1)
 
-    with pytest.raises(InvalidInput, match=r"refuses to create Job fine-tune-train-1: .* service account"):
+    with pytest.raises(InvalidInput, match=r"not let this account create Job fine-tune-train-1: .* service account"):
         training.run()
 
     assert_nothing_is_left(bench.cluster)

@@ -315,7 +315,7 @@ def test_a_missing_permission_is_one_clear_error(cluster: Cluster, looks: Looks)
     verdict = looks.until_failure("train")
 
     assert verdict.failure is not None
-    assert "Kubernetes does not let this run list pods in namespace default" in verdict.failure
+    assert "Kubernetes does not let this account list pods in namespace default" in verdict.failure
     assert verdict.retry is False
 
 

@@ -166,7 +166,7 @@ def test_credentials_that_are_out_of_date_are_one_error(cluster: Cluster, settin
     assert cluster.server is not None
     cluster.server.faults.append(Fault("GET .*/team$", status=401))
 
-    with pytest.raises(InvalidInput, match=r"does not know these credentials\. Log in again"):
+    with pytest.raises(InvalidInput, match=r"does not know who asks to .*: .*\. Log in again"):
         preflight(settings, recipe)
 
 
