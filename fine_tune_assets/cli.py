@@ -19,7 +19,7 @@ from fine_tune_assets.weights_cli import consolidate, merge
 from neuron_ops.artifacts import Artifact
 from neuron_ops.errors import InvalidInput, OpsError
 from neuron_ops.raw import RawDatasets
-from neuron_ops.recipe import Recipe, package_path
+from neuron_ops.recipe import package_path
 from neuron_ops.recipe_file import shipped_recipes
 
 if TYPE_CHECKING:
@@ -173,7 +173,9 @@ def recipe_show(recipe: str | None, pairs: tuple[str, ...]) -> None:
 @recipe.command("schema")
 def recipe_schema() -> None:
     """JSON schema of a recipe, for editors: every field with its documentation, unit and default."""
-    click.echo(json.dumps(Recipe.model_json_schema(), indent=2))
+    from neuron_ops.recipe_schema import recipe_schema as schema
+
+    click.echo(json.dumps(schema(), indent=2))
 
 
 @main.command()

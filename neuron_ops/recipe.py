@@ -19,7 +19,7 @@ Count = Annotated[int, Field(ge=1)]
 class Section(BaseModel):
     """Frozen, strict, closed: what every section shares."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class BaseModelSection(Section):
