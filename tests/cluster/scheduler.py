@@ -18,8 +18,8 @@ class Scheduler:
 
     def __init__(self, client: Client) -> None:
         self._client = client
-        self._bound: set[str] = set()
-        """Pods that were bound and that the watch may not have shown yet."""
+        self._bound: dict[str, Object] = {}
+        """Pods that were bound and that the watch may not have shown yet, by uid, with their node."""
 
     async def run(self) -> None:
         informers = [await self._client.informer(kind) for kind in (PODS, NODES, CLAIMS)]
@@ -27,28 +27,28 @@ class Scheduler:
         await Reconciler(self._reconcile, informers).run()
 
     async def _reconcile(self) -> None:
-        pods = list(self._pods.items.values())
-        self._bound &= {uid_of(pod) for pod in pods if not dig(pod, "spec.nodeName")}
+        # One look at all nodes for all pods: a node that came while a pod is being refused would go to the next in
+        # turn, past the more important one that has just been told that there is none.
+        nodes = list(self._nodes.items.values())
+        pods = self._seen_pods()
         used = booked(pods)
-        for pod in sorted(filter(self._is_pending, pods), key=_turn):
-            found = self._obstacles(pod, used)
-            node = next((name for name, reasons in found.items() if not reasons), None)
+        for pod in sorted(filter(_is_pending, pods), key=_turn):
+            found = {name_of(node): obstacles(pod, node, used[name_of(node)]) for node in nodes}
+            fitting = next((name for name, reasons in found.items() if not reasons), None)
             if claim := self._missing_claim(pod):
                 await self._refuse(pod, without_claim(claim, len(found)))
-            elif node is None:
+            elif fitting is None:
                 await self._refuse(pod, in_words(found))
             else:
                 for name, amount in requests_of(pod).items():
-                    used[node][name] += amount
-                await self._bind(pod, node)
+                    used[fitting][name] += amount
+                await self._bind(pod, fitting)
 
-    def _is_pending(self, pod: Object) -> bool:
-        waits = dig(pod, "spec.schedulingGates") or pod["metadata"].get("deletionTimestamp")
-        phase = dig(pod, "status.phase", "Pending")
-        return not dig(pod, "spec.nodeName") and not waits and phase == "Pending" and uid_of(pod) not in self._bound
-
-    def _obstacles(self, pod: Object, used: dict[str, dict[str, float]]) -> dict[str, list[str]]:
-        return {name_of(n): obstacles(pod, n, used[name_of(n)]) for n in self._nodes.items.values()}
+    def _seen_pods(self) -> list[Object]:
+        """All pods, those on their node already that were bound since the watch last showed them."""
+        shown = {uid_of(pod): pod for pod in self._pods.items.values()}
+        self._bound = {uid: pod for uid, pod in self._bound.items() if uid in shown and _is_pending(shown[uid])}
+        return list((shown | self._bound).values())
 
     def _missing_claim(self, pod: Object) -> str:
         """The first claim among the pod's volumes that does not exist."""
@@ -56,10 +56,10 @@ class Scheduler:
         return next((c for c in claims if c and (namespace_of(pod), c) not in self._claims.items), "")
 
     async def _bind(self, pod: Object, node: str) -> None:
-        self._bound.add(uid_of(pod))
         binding = {"metadata": {"name": name_of(pod)}, "target": {"apiVersion": "v1", "kind": "Node", "name": node}}
         with ignored(404, 409):
             await self._client.post(PODS, namespace_of(pod), name_of(pod), "binding", binding)
+            self._bound[uid_of(pod)] = {**pod, "spec": {**pod["spec"], "nodeName": node}}
             where = f"Successfully assigned {namespace_of(pod)}/{name_of(pod)} to {node}"
             await self._client.event(pod, "Normal", "Scheduled", where, SOURCE)
 
@@ -71,6 +71,11 @@ class Scheduler:
         with ignored(404, 409):
             await self._client.patch_status(PODS, pod, {"conditions": with_conditions(pod, waiting)})
             await self._client.event(pod, "Warning", "FailedScheduling", message, SOURCE)
+
+
+def _is_pending(pod: Object) -> bool:
+    waits = dig(pod, "spec.schedulingGates") or pod["metadata"].get("deletionTimestamp")
+    return not dig(pod, "spec.nodeName") and not waits and dig(pod, "status.phase", "Pending") == "Pending"
 
 
 def _turn(pod: Object) -> tuple[int, str]:

@@ -1,9 +1,15 @@
 """Which node a pod gets, and what is said where it gets none."""
 
+import asyncio
+from types import SimpleNamespace
+from typing import Any, cast
+
+from tests.cluster.client import Client
 from tests.cluster.cluster import Cluster
 from tests.cluster.conftest import pod
-from tests.cluster.kinds import CLAIMS, NODES, PODS, PRIORITY_CLASSES
-from tests.cluster.objects import Object, find_condition
+from tests.cluster.kinds import CLAIMS, NODES, PODS, PRIORITY_CLASSES, Kind
+from tests.cluster.objects import Object, find_condition, name_of
+from tests.cluster.scheduler import Scheduler
 
 NEURON = {"resources": {"limits": {"aws.amazon.com/neuron": "16"}}}
 TAINT = {"key": "aws.amazon.com/neuron", "value": "true", "effect": "NoSchedule"}
@@ -138,3 +144,67 @@ def test_of_two_waiting_pods_the_more_important_goes_first(cluster: Cluster) -> 
 
     assert node_of(cluster, "important") == "trn1-1"
     assert "nodeName" not in cluster.pod("first-come")["spec"]
+
+
+class SlowWatch:
+    """The scheduler's view of a cluster whose watches show nothing by themselves, and its client."""
+
+    def __init__(self, *pods: Object) -> None:
+        self.items: dict[Kind, dict[str, Object]] = {PODS: {}, NODES: {}, CLAIMS: {}}
+        self.items[PODS] = {name_of(pod): pod for pod in pods}
+        self.bound: list[str] = []
+        self.arrives: Object | None = None
+        """A node that is there as soon as the scheduler has refused a pod."""
+
+    def add_node(self, node: Object) -> None:
+        self.items[NODES][name_of(node)] = node
+
+    def passes(self, number: int) -> None:
+        scheduler = Scheduler(cast(Client, self))
+        scheduler._pods, scheduler._nodes, scheduler._claims = (
+            cast(Any, SimpleNamespace(items=self.items[kind])) for kind in (PODS, NODES, CLAIMS)
+        )
+        for _ in range(number):
+            asyncio.run(scheduler._reconcile())
+
+    async def patch_status(self, kind: Kind, thing: Object, status: Object) -> None:
+        if self.arrives:
+            self.add_node(self.arrives)
+
+    async def post(self, kind: Kind, namespace: str, name: str, part: str, body: Object) -> None:
+        self.bound.append(name)
+
+    async def event(self, *about: object) -> None:
+        pass
+
+
+def node(name: str, **allocatable: str) -> Object:
+    return {"metadata": {"name": name}, "status": {"allocatable": {"pods": "100", **allocatable}}}
+
+
+def pending(name: str, priority: int = 0) -> Object:
+    """A pod as the API server keeps it."""
+    made = asking_for(name, NEURON, priority=priority)
+    made["metadata"] |= {"namespace": "default", "uid": name, "creationTimestamp": "2026-11-01T00:00:00Z"}
+    return {**made, "status": {"phase": "Pending"}}
+
+
+def test_a_node_that_comes_in_the_middle_of_a_pass_waits_for_the_next() -> None:
+    watch = SlowWatch(pending("first-come"), pending("important", priority=1000))
+    watch.arrives = node("trn1-1", **{"aws.amazon.com/neuron": "16"})
+
+    watch.passes(1)
+    assert watch.bound == []
+    watch.passes(2)
+
+    assert watch.bound == ["important"]
+
+
+def test_a_node_is_not_booked_twice_while_the_watch_is_behind() -> None:
+    watch = SlowWatch(pending("one"))
+    watch.add_node(node("trn1-1", **{"aws.amazon.com/neuron": "16"}))
+    watch.items[PODS]["two"] = pending("two", priority=-1)
+
+    watch.passes(2)
+
+    assert watch.bound == ["one"]
