@@ -127,7 +127,7 @@ class LogClock(logging.Handler):
     def __init__(self) -> None:
         super().__init__()
         self._times: list[float] = []
-        logger = logging.getLogger("neuron_ops.train")
+        logger = logging.getLogger("neuron_ops.training.loop")
         logger.setLevel(logging.INFO)
         logger.addHandler(self)
 

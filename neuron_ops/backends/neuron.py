@@ -55,16 +55,6 @@ TOOLCHAIN = {
     "optimum-neuron": "0.4.5",
 }
 
-# The last stack that optimum-neuron 0.4.5 is released for; these packages change a compiled graph or its key.
-TOOLCHAIN = {
-    "neuron-sdk": "2.26.1",
-    "neuronx-cc": "2.21.33363.0",
-    "torch-neuronx": "2.8.0.2.10.16998",
-    "libneuronxla": "2.2.12677.0",
-    "neuronx-distributed": "0.15.22404",
-    "optimum-neuron": "0.4.5",
-}
-
 
 def instance(hardware: HardwareSection) -> Instance:
     """The instance type of the recipe.

@@ -1,0 +1,40 @@
+"""The benchmarks still run: figures in the README have a command behind them, and a command that fails has none."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+# Those that need seconds with the smallest input; the others make a graph or a tokenizer first.
+SMALLEST = {
+    "merge": (("--shapes", "tiny", "--runs", "1"), "merge and verify"),
+    "consolidate": (("--shapes", "tiny", "--runs", "1"), "tiny, 8 ranks, adapter"),
+    "train": (("--steps", "20", "--runs", "1"), "loop / bare, CPU per step: median"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SMALLEST)
+def test_a_benchmark_runs_to_its_end(name: str, tmp_path: Path) -> None:
+    options, figure = SMALLEST[name]
+
+    done = subprocess.run(
+        [sys.executable, str(BENCHMARKS / f"{name}.py"), *options],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=tmp_path,
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert figure in done.stdout
+
+
+@pytest.mark.parametrize("path", sorted(BENCHMARKS.glob("*.py")), ids=lambda path: path.stem)
+def test_the_readme_names_every_benchmark(path: Path) -> None:
+    is_program = "__main__" in path.read_text(encoding="utf-8")
+
+    assert is_program == (f"`benchmarks/{path.name}`" in (BENCHMARKS.parent / "README.md").read_text(encoding="utf-8"))
