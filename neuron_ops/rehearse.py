@@ -62,6 +62,9 @@ class Rehearsal(Loop):
     def _check_finite(self, step: int, values: dict[str, float]) -> None:
         pass
 
+    def _check_gradient(self, step: int, norm: float) -> None:
+        pass
+
 
 def shorten(recipe: Recipe) -> Recipe:
     """The recipe with as few steps as visit every graph."""

@@ -166,6 +166,7 @@ class Loop:
         for row, loss, norm in self._pending:
             mean = float(self._backend.sum_over_ranks(loss)) / self._backend.data_parallel_size
             self._check_finite(int(row["step"]), {"loss": mean, "gradient norm": float(norm)})
+            self._check_gradient(int(row["step"]), float(norm))
             self.history.add({"step": row["step"], "loss": mean, "grad_norm": float(norm), **row})
         self._pending.clear()
         self._write_history()
@@ -180,11 +181,18 @@ class Loop:
                     f"The {name} is {value} before any training: the base model does not work in graph.dtype "
                     f"{self._recipe.graph.dtype}. Try float32, or another base model."
                 )
-            raise InvalidInput(
-                f"Training diverged: the {name} of step {step} is {value}. Lower training.learning_rate "
-                f"(now {self._section.learning_rate}) or training.max_grad_norm (now {self._section.max_grad_norm}), "
-                "then materialize again."
-            )
+            raise self._diverged(f"the {name} of step {step} is {value}")
+
+    def _check_gradient(self, step: int, norm: float) -> None:
+        """Huge weights need not end in infinities: a layer norm divides by them, and what is left is a constant."""
+        if norm == 0:
+            raise self._diverged(f"the gradient of step {step} is zero, so there is nothing to learn from any more")
+
+    def _diverged(self, how: str) -> InvalidInput:
+        return InvalidInput(
+            f"Training diverged: {how}. Lower training.learning_rate (now {self._section.learning_rate}) or "
+            f"training.max_grad_norm (now {self._section.max_grad_norm}), then materialize again."
+        )
 
     def _evaluate(self, step: int) -> None:
         model, total = self._state.model, torch.zeros((), device=self._backend.device)

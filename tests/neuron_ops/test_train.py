@@ -375,6 +375,14 @@ def test_a_training_that_diverges_ends_with_one_sentence(trainer: Trainer, model
     assert_refused(trainer, run, 2, "Lower training.learning_rate (now 1e+30)")
 
 
+def test_a_training_that_dies_of_finite_numbers_ends_too(trainer: Trainer, model: Path, tmp_path: Path) -> None:
+    """Behind the layer norm nothing is left of activations whose squares overflow: each token is as likely as any."""
+    huge = {"training__learning_rate": 1e30, "training__max_grad_norm": 1e30}
+    run = make_run(tmp_path, make_recipe(model, graph__lora__target_modules=["o_proj"], **huge))
+
+    assert_refused(trainer, run, 2, "the gradient of step 2 is zero")
+
+
 def test_a_base_model_that_gives_no_number_is_refused_before_the_first_step(trainer: Trainer, tmp_path: Path) -> None:
     folder = make_model(tmp_path / "model")
     broken = AutoModelForCausalLM.from_pretrained(folder)
