@@ -171,8 +171,20 @@ def _costs(seconds: float) -> dict[str, Scalar]:
     return {
         "seconds": round(seconds, 3),
         "cpu_seconds": round(own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime, 3),
-        "peak_rss_bytes": own.ru_maxrss * 1024,
+        "peak_rss_bytes": _peak_rss() or own.ru_maxrss * 1024,
     }
+
+
+def _peak_rss() -> int | None:
+    """Bytes that this program held at most; None where the system has no /proc.
+
+    The kernel's resource usage would do, but it starts with what the launching process held when it started this one.
+    """
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return None
 
 
 def parse(step: Step, words: Sequence[str]) -> argparse.Namespace:

@@ -276,6 +276,16 @@ def test_a_manifest_says_what_was_made_from_what_with_what(run: Run) -> None:
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", manifest.finished_at)
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="read from /proc")
+def test_the_memory_of_a_step_is_its_own(run: Run, program: Program) -> None:
+    launcher_s = bytearray(512 * 2**20)
+
+    assert program().returncode == 0
+
+    peak = run.require("base_model").manifest.metrics["peak_rss_bytes"]
+    assert 0 < float(peak) < len(launcher_s)
+
+
 def test_a_step_that_was_overtaken_ends_well_with_the_winners_files(run: Run, publish: Any) -> None:
     """The winner sweeps the slower writer's folder away while that one is still writing into it."""
     plan = run.plan("base_model")
