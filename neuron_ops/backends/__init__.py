@@ -101,12 +101,24 @@ def rendezvous_environment(recipe: Recipe, address: str, port: int) -> dict[str,
 
 
 def toolchain(recipe: Recipe) -> dict[str, str]:
-    """Versions of the software that changes compiled graphs; empty where nothing is compiled."""
+    """Versions of the software that changes compiled graphs; empty where nothing is compiled.
+
+    Raises:
+        InvalidInput: torch compiles, and is not installed here.
+    """
     from neuron_ops.backends import neuron
 
     if recipe.hardware.backend == "neuron":
         return dict(neuron.TOOLCHAIN)
-    return {"torch": importlib.metadata.version("torch")} if recipe.graph.torch_compile else {}
+    if not recipe.graph.torch_compile:
+        return {}
+    try:
+        return {"torch": importlib.metadata.version("torch")}
+    except importlib.metadata.PackageNotFoundError:
+        raise InvalidInput(
+            "graph.torch_compile is true, and where its graphs are kept depends on the version of torch, which is not "
+            "installed here. Install fine-tune-assets[train] as where training runs, or set it to false."
+        ) from None
 
 
 def decides_graphs(recipe: Recipe) -> dict[str, Any]:  # Any: plain JSON
