@@ -143,6 +143,15 @@ def device_memory(recipe: Recipe) -> int | None:
     return neuron.instance(recipe.hardware).memory_per_core if recipe.hardware.backend == "neuron" else None
 
 
+def inference_device(recipe: Recipe) -> str:
+    """Where a model answers, in torch's words: a step that books no accelerator uses a GPU only if there is one."""
+    if recipe.hardware.backend != "cuda":
+        return "cpu"
+    import torch  # only a process that holds a model asks
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def open_backend(recipe: Recipe) -> "Backend":
     """The process half, in a process that the launcher started.
 
