@@ -10,7 +10,7 @@ import shutil
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -193,8 +193,3 @@ def generate(call: str, *arguments: object) -> None:
     code = f"import sys, model_shapes as m, {call.partition('.')[0]}; {call}"
     path = f"{Path(__file__).parent}{os.pathsep}{REPOSITORY}"
     run(python(code, *arguments), {"PYTHONPATH": path})
-
-
-def split_rows(rows: int, ranks: int) -> Iterator[tuple[int, int]]:
-    for rank in range(ranks):
-        yield rank * rows // ranks, (rank + 1) * rows // ranks

@@ -85,8 +85,8 @@ def _assignments(line: str, where: str) -> list[tuple[str, str]]:
 
 
 def _expand(value: str, known: Mapping[str, str | None]) -> str | None:
-    """The value with the variables before it filled in; None where a command or an unknown variable is part of it."""
-    if "$(" in value or "`" in value:
+    """The value with the variables before it filled in; None where only a shell could tell it."""
+    if "`" in value or re.search(r"\$(?!\w|\{\w+\})", value):  # a command, a default such as ${NAME:-x}, $?
         return None
     parts: list[str] = []
     for text, braced, bare in re.findall(r"([^$]+)|\$\{(\w+)\}|\$(\w+)", value):

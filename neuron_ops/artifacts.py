@@ -21,7 +21,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from neuron_ops.errors import CorruptArtifact, InvalidInput, MissingArtifact
-from neuron_ops.files import Files, digest_bytes, digest_file, open_files
+from neuron_ops.files import Files, LocalFiles, digest_bytes, digest_file, open_files
 
 log = logging.getLogger(__name__)
 
@@ -140,6 +140,11 @@ class Artifact:
     def location(self) -> str:
         """Folder or URL of the files, to show and to copy from."""
         return f"{self._files.url}/{self._path}"
+
+    @property
+    def is_local(self) -> bool:
+        """Whether `local` gives the files where they are; else it copies them each time."""
+        return isinstance(self._files, LocalFiles)
 
     @property
     def _path(self) -> str:

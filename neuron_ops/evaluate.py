@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from neuron_ops import cli
 from neuron_ops.artifacts import CheckRecord
+from neuron_ops.backends import inference_device
 from neuron_ops.recipe import EvaluationSection, Recipe
 from neuron_ops.run import Run
 from neuron_ops.training.batches import Batch, Rows, Schedule
@@ -94,8 +95,8 @@ class Judge:
 
     def __init__(self, recipe: Recipe, rows: Rows, prompts: Sequence[Prompt]) -> None:
         self._recipe, self._rows, self._prompts = recipe, rows, prompts
-        torch.set_num_threads(recipe.hardware.threads)
-        self._device = torch.device("cuda" if recipe.hardware.backend == "cuda" else "cpu")
+        torch.set_num_threads(recipe.evaluation.threads)
+        self._device = torch.device(inference_device(recipe))
 
     def load(self, folder: Path) -> PreTrainedModel:
         """A model in the recipe's number format, on the device, for inference."""

@@ -6,6 +6,7 @@ or its template without a word. What a model folder must hold to be one belongs 
 
 import logging
 import math
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -80,7 +81,13 @@ def _read_config(folder: Path) -> dict[str, Any]:  # Any: whatever a published c
 
 def _download(section: BaseModelSection, out: Path) -> None:
     from huggingface_hub import snapshot_download  # 0.5 CPU s: only who fetches from the hub pays it
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
     where = f"{section.repository}@{section.revision}"
     log.info("downloading %s", where)
@@ -98,6 +105,8 @@ def _download(section: BaseModelSection, out: Path) -> None:
         raise InvalidInput(
             f"{where} does not exist, or HF_TOKEN may not see it. Check the id and the token."
         ) from error
+    except RevisionNotFoundError as error:
+        raise InvalidInput(f"{where}: the repository has no such commit. Correct base_model.revision.") from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise Unavailable(f"{where} could not be downloaded ({_first_line(error)}). {OFFLINE}") from error
     shutil.rmtree(out / ".cache", ignore_errors=True)  # the hub client's bookkeeping, no part of the model
@@ -136,7 +145,9 @@ def _is_wanted(path: Path) -> bool:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    """What was wrong, without the queries of addresses: those of the hub's files are signed."""
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return re.sub(r"(https?://[^\s?'\"]+)\?[^\s'\"]*", r"\1?…", line)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
 from neuron_ops import cli
 from neuron_ops.artifacts import CheckRecord, FileRecord
@@ -17,7 +18,8 @@ from neuron_ops.weights.merging import merge_adapters
 
 log = logging.getLogger(__name__)
 
-TEMPLATE = "chat_template.jinja"
+TEMPLATE, SPECIAL_TOKENS = "chat_template.jinja", "special_tokens.json"
+GENERATION_CONFIG = "generation_config.json"
 
 
 def build(run: Run, out: Path) -> cli.Product:
@@ -26,6 +28,7 @@ def build(run: Run, out: Path) -> cli.Product:
         report, proof, placed = _merge(run, adapter, out)
         targets = {f"{module}.weight" for module in low_rank_parts(read_adapter(adapter))}
     _add_template(run, out)
+    _add_end_of_turn(run, out)
     write_model_card(run, out)
     log.info("merged %d tensors, %d bytes of the base are unchanged", proof.num_changed, proof.bytes_equal_to_base)
     return cli.Product(
@@ -74,11 +77,34 @@ def _untouched_equal_base(report: MergeReport, equal: int) -> CheckRecord:
 
 
 def _add_template(run: Run, out: Path) -> None:
-    """A base without a chat template was trained with one of ours; a model without it could not be prompted right."""
-    config = out / "tokenizer_config.json"
-    has_one = (out / TEMPLATE).is_file() or (config.is_file() and "chat_template" in json.loads(config.read_bytes()))
-    if not has_one:
+    """The template of training where the base has another or none: without it the model could not be prompted right.
+
+    The file goes before a template within tokenizer_config.json.
+    """
+    has_one = (out / TEMPLATE).is_file() or "chat_template" in _read_json(out / "tokenizer_config.json")
+    if run.recipe.dataset.chat_template != "model" or not has_one:
         (out / TEMPLATE).write_bytes(run.require("tokenized_dataset").read(TEMPLATE))
+
+
+def _add_end_of_turn(run: Run, out: Path) -> None:
+    """Have generation stop at the token by which training taught the model to end its turn.
+
+    A base that never took turns does not name it: Llama 3.1 8B stops at its end of text alone, and would talk on.
+    """
+    taught = json.loads(run.require("tokenized_dataset").read(SPECIAL_TOKENS))["end_of_turn"]["id"]
+    model = _read_json(out / "config.json")
+    # transformers derives a generation config that is not there from these, and takes none of them once it is.
+    derived = {name: model[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id") if name in model}
+    config = _read_json(out / GENERATION_CONFIG) or derived
+    named = config.get("eos_token_id")
+    ends = named if isinstance(named, list) else [named] if named is not None else []
+    if taught not in ends:
+        text = json.dumps({**config, "eos_token_id": [*ends, taught]}, indent=2)
+        (out / GENERATION_CONFIG).write_text(text + "\n", encoding="utf-8")
+
+
+def _read_json(path: Path) -> dict[str, Any]:  # Any: whatever a published config holds
+    return dict(json.loads(path.read_bytes())) if path.is_file() else {}
 
 
 if __name__ == "__main__":

@@ -56,8 +56,8 @@ def write_card(
     table = "\n".join(f"| {name} | {value} |" for name, value in rows)
     (folder / CARD).write_text(
         f"---\n{yaml.safe_dump(fields, sort_keys=False)}---\n\n# {title}\n\n"
-        "The adapter is merged into the base's weights; tokenizer, template and every untouched weight are the base's, "
-        f"byte for byte. The base model's licence applies.\n\n| | |\n|---|---|\n{table}\n{more}",
+        "The adapter is merged into the base's weights; tokenizer and every untouched weight are the base's, byte for "
+        f"byte. The base model's licence applies.\n\n| | |\n|---|---|\n{table}\n{more}",
         encoding="utf-8",
     )
 

@@ -210,6 +210,8 @@ class EvaluationSection(Section):
     """Held-out prompts answered by both models in the report."""
     max_new_tokens: Count = 64
     """Longest answer, in tokens."""
+    threads: Count = 1
+    """CPU threads: an 8B model on one of them takes a day or two. They change a loss in its last digits only."""
     min_improvement: float = 0.0
     """The gate: held-out loss must fall by more than this many nats per token, or the model is stopped."""
 

@@ -20,6 +20,7 @@ from neuron_ops.graphs import rehearsal
 from neuron_ops.graphs.synthetic import write_rows
 from neuron_ops.recipe import Recipe
 from neuron_ops.run import Plan, Run
+from neuron_ops.shared_copy import shared_copy
 from neuron_ops.training.checkpoints import HISTORY, Checkpoints
 from neuron_ops.training.loop import Loop
 from neuron_ops.training.ranks import Ranks
@@ -77,7 +78,8 @@ def rehearse(run: Run, out: Path) -> None:
     """Rehearse with the run's base model, and leave the seconds it took in `out`."""
     backend = open_backend(run.recipe)
     recipe = shorten(run.recipe)
-    with run.require("base_model").local(verify=False) as base, tempfile.TemporaryDirectory() as folder:
+    model = shared_copy(run.require("base_model"), cli.launch_name(), verify=False)
+    with model as base, tempfile.TemporaryDirectory() as folder:
         rows = Path(folder)
         size = recipe.graph.micro_batch_size * backend.data_parallel_size
         vocabulary = json.loads((base / "config.json").read_bytes())["vocab_size"]

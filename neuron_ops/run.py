@@ -96,10 +96,6 @@ class Run:
             )
         return self.dataset_version
 
-    def explain(self, artifact: str) -> list[str]:
-        """How what the artifact reads now differs from the finished artifacts of this dataset version."""
-        return [f"{address}: {', '.join(changes) or 'the same'}" for address, changes in self._differences(artifact)]
-
     def nearest(self, artifact: str) -> tuple[Address, list[str]] | None:
         """The finished artifact that differs in the fewest fields from what is to be made, and these fields."""
         return min(self._differences(artifact), key=lambda other: len(other[1]), default=None)

@@ -116,7 +116,7 @@ STEPS: tuple[Step, ...] = (
     Step(
         verb="merge",
         artifact="merged_model",
-        code_version="2",
+        code_version="3",
         inputs=(
             Input("base_model"),
             Input("consolidated_weights"),

@@ -11,6 +11,7 @@ from neuron_ops.artifacts import CheckRecord
 from neuron_ops.backends import open_backend
 from neuron_ops.graphs.ready import Ready, compiled_graphs
 from neuron_ops.run import Run
+from neuron_ops.shared_copy import shared_copy
 from neuron_ops.training.checkpoints import HISTORY, Checkpoints
 from neuron_ops.training.history import History, draw_losses
 from neuron_ops.training.loop import Loop
@@ -29,9 +30,9 @@ def _train(run: Run, out: Path) -> Loop:
     backend = open_backend(run.recipe)
     plan = run.plan("lora_checkpoints")
     checkpoints = Checkpoints(run.store, plan, backend, Ranks())
-    dataset, model = run.require("tokenized_dataset"), run.require("base_model")
+    dataset, model, launch = run.require("tokenized_dataset"), run.require("base_model"), cli.launch_name()
     first = backend.rank == 0  # one rank reads every byte to compare digests; the others compare sizes
-    with dataset.local(verify=first) as rows, model.local(verify=first) as base:
+    with shared_copy(dataset, launch, verify=first) as rows, shared_copy(model, launch, verify=first) as base:
         loop = Loop(run.recipe, backend, checkpoints, rows, base, out / HISTORY)
         loop.run()
     if first:

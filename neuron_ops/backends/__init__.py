@@ -101,12 +101,24 @@ def rendezvous_environment(recipe: Recipe, address: str, port: int) -> dict[str,
 
 
 def toolchain(recipe: Recipe) -> dict[str, str]:
-    """Versions of the software that changes compiled graphs; empty where nothing is compiled."""
+    """Versions of the software that changes compiled graphs; empty where nothing is compiled.
+
+    Raises:
+        InvalidInput: torch compiles, and is not installed here.
+    """
     from neuron_ops.backends import neuron
 
     if recipe.hardware.backend == "neuron":
         return dict(neuron.TOOLCHAIN)
-    return {"torch": importlib.metadata.version("torch")} if recipe.graph.torch_compile else {}
+    if not recipe.graph.torch_compile:
+        return {}
+    try:
+        return {"torch": importlib.metadata.version("torch")}
+    except importlib.metadata.PackageNotFoundError:
+        raise InvalidInput(
+            "graph.torch_compile is true, and where its graphs are kept depends on the version of torch, which is not "
+            "installed here. Install fine-tune-assets[train] as where training runs, or set it to false."
+        ) from None
 
 
 def decides_graphs(recipe: Recipe) -> dict[str, Any]:  # Any: plain JSON
@@ -129,6 +141,15 @@ def device_memory(recipe: Recipe) -> int | None:
     from neuron_ops.backends import neuron
 
     return neuron.instance(recipe.hardware).memory_per_core if recipe.hardware.backend == "neuron" else None
+
+
+def inference_device(recipe: Recipe) -> str:
+    """Where a model answers, in torch's words: a step that books no accelerator uses a GPU only if there is one."""
+    if recipe.hardware.backend != "cuda":
+        return "cpu"
+    import torch  # only a process that holds a model asks
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def open_backend(recipe: Recipe) -> "Backend":

@@ -1,8 +1,9 @@
-"""A copy of a finished cache that belongs to the processes of one training on one machine, and to nobody else.
+"""A copy of an artifact that belongs to the processes of one training on one machine, and to nobody else.
 
 A compiler writes into its cache: locks, and what it had to compile. Published artifacts never change, so each training
-gets a copy. The first of its processes on a machine fills it, the others wait; the last one out removes it, and what
-killed trainings left is removed by the next. All of this hangs on flock, which the kernel lets go with the process.
+gets a copy; what is in S3 it gets to read in the same way (shared_copy). The first of its processes on a machine fills
+it, the others wait; the last one out removes it, and what killed trainings left is removed by the next. All of this
+hangs on flock, which the kernel lets go with the process.
 """
 
 import contextlib
@@ -23,7 +24,7 @@ Fill = Callable[[Path], None]
 
 def overlays() -> Path:
     """Where this user's overlays are on this machine."""
-    return Path(tempfile.gettempdir(), f"fine-tune-graphs-{os.getuid()}")
+    return Path(tempfile.gettempdir(), f"fine-tune-{os.getuid()}")
 
 
 @contextlib.contextmanager

@@ -22,11 +22,6 @@ class Range:
         """A number that is known."""
         return cls(value, value)
 
-    @property
-    def is_exact(self) -> bool:
-        """Whether there is nothing to guess."""
-        return self.low == self.high
-
     def __add__(self, other: "Range") -> "Range":
         return Range(self.low + other.low, self.high + other.high)
 

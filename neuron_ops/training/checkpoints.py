@@ -142,9 +142,7 @@ class Checkpoints:
             return History.from_jsonl((folder / HISTORY).read_text())
 
     def prune(self, keep_last: int, best_step: int | None) -> None:
-        """Remove all but the newest `keep_last` and the best one."""
-        if self._ranks.rank != 0:
-            return
+        """Remove all but the newest `keep_last` and the best one; for the first rank."""
         for checkpoint in self.finished()[:-keep_last]:
             if step_of(checkpoint) != best_step:
                 self._store.remove(checkpoint.address)

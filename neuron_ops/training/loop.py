@@ -213,7 +213,8 @@ class Loop:
             self._read_losses()
             self._evaluate(step)
         self._checkpoints.save(step, self._state, self.history)
-        self._checkpoints.prune(self._section.keep_checkpoints, self.best_step())
+        if self._backend.rank == 0:  # to find the best one is to read every checkpoint's manifest
+            self._checkpoints.prune(self._section.keep_checkpoints, self.best_step())
         self._watchdog.progress()
         log.info("checkpoint at step %d", step)
 

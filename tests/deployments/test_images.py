@@ -91,15 +91,24 @@ def test_the_neuron_image_pins_what_the_project_asks_for() -> None:
     names = {re.split(r"[=<>]", item)[0] for item in wanted}
 
     assert names <= set(ours)
-    # The first three are the Neuron SDK's; the last is in no other environment.
+    # The first three are the Neuron SDK's, and decide the fourth; the last is in no other environment.
     assert {name for name in ours if ours[name] != everywhere.get(name)} == {
         "torch",
         "numpy",
         "accelerate",
+        "pyarrow",
         "optimum-neuron",
     }
     assert {f"{name}=={ours[name]}" for name in ("optimum-neuron", "peft", "accelerate")} <= set(extras["neuron"])
     assert ours["torch"].startswith("2.8.")
+
+
+def test_the_neuron_image_s_pyarrow_loads_beside_its_numpy() -> None:
+    pins = _pins(DOCKER / "neuron-constraints.txt")
+
+    # pyarrow names no numpy that it needs, so pip installs the two, and the first rank that reads a row would fail:
+    # "ImportError: pyarrow requires NumPy 2.0 or newer, found 1.26.4". Seen with 26.0.1; 25.0.0 works.
+    assert pins["numpy"].startswith("2.") or int(pins["pyarrow"].partition(".")[0]) <= 25
 
 
 @pytest.fixture

@@ -157,6 +157,7 @@ def test_another_model_needs_the_commit_that_is_meant(script: Path) -> None:
         ("2048", "1001", "MAX_SEQ_LENGTH='1001' cannot be graph.sequence_length: should be a multiple of 8"),
         ("TP_SIZE=8", "TP_SIZE=5", "INSTANCE_TYPE, TP_SIZE and PP_SIZE do not work out."),
         ("TP_SIZE=8", "TP_SIZE=$(nproc)", "TP_SIZE is computed by the script, and nothing is run here."),
+        ("TP_SIZE=8", "TP_SIZE=${TP:-8}", "TP_SIZE is computed by the script, and nothing is run here."),
         ("SIZE=trn1.32xlarge", "SIZE=p5.48xlarge", "hardware.instance_type is 'ml.p5.48xlarge'"),
         ("meta-llama/Llama-3.1-8B", "mistralai/Mistral-7B", "MODEL_ID='mistralai/Mistral-7B' is no Llama 3 model"),
         ("meta-llama/Llama-3.1-8B", "<model>", "MODEL_ID has no value."),

@@ -179,3 +179,15 @@ def test_an_answer_without_an_end_is_cut_and_said_to_be(model: Path, recipe: Rec
     said = answer(recipe, speaking(model, 10), tmp_path)
 
     assert said == evaluate.Answer(" ".join(["w6"] * recipe.evaluation.max_new_tokens), stopped=False)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_a_model_that_a_gpu_trained_is_judged_where_there_is_none(run: Run, model: Path) -> None:
+    recipe = make_recipe(model, hardware__backend="cuda", evaluation__threads=2)
+    with run.require("tokenized_dataset").local() as data:
+        judge = evaluate.Judge(recipe, Rows(data / "holdout"), ())
+
+        judgement = judge.judge(judge.load(model), make_tokenizer())
+
+    assert torch.isfinite(judgement.losses).all()
+    assert torch.get_num_threads() == 2

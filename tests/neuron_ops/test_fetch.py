@@ -11,17 +11,19 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 
 from neuron_ops.artifacts import ArtifactStore
-from neuron_ops.errors import CorruptArtifact, InvalidInput
-from neuron_ops.fetch import inspect
+from neuron_ops.errors import CorruptArtifact, InvalidInput, Unavailable
+from neuron_ops.fetch import _download, inspect
 from neuron_ops.raw import RawDatasets
-from neuron_ops.recipe import package_path
+from neuron_ops.recipe import BaseModelSection, package_path
 from neuron_ops.recipe_file import load_recipe
 from neuron_ops.run import Run
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+UNKNOWN_COMMIT = "f" * 40
 REPOSITORY = "tiny/llama"
 
 
@@ -37,13 +39,15 @@ def model(tmp_path: Path) -> Path:
 
 
 class Hub(BaseHTTPRequestHandler):
-    """The three answers of the Hugging Face hub that a snapshot asks for."""
+    """The answers of the Hugging Face hub that a snapshot asks for."""
 
     folder: Path
 
     def do_GET(self) -> None:
         parts = self.path.split("?")[0].strip("/").split("/")
-        if parts[:2] == ["api", "models"] and "/".join(parts[2:4]) == REPOSITORY:
+        if UNKNOWN_COMMIT in parts:
+            self._refuse("RevisionNotFound")
+        elif parts[:2] == ["api", "models"] and "/".join(parts[2:4]) == REPOSITORY:
             names = [path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*") if path.is_file()]
             siblings = [{"rfilename": name} for name in sorted(names)]
             self._answer(json.dumps({"id": REPOSITORY, "sha": COMMIT, "siblings": siblings}).encode(), {})
@@ -52,12 +56,15 @@ class Hub(BaseHTTPRequestHandler):
             tag = hashlib.sha256(data).hexdigest()
             self._answer(data, {"ETag": f'"{tag}"', "X-Repo-Commit": COMMIT})
         else:
-            self.send_response(404)
-            self.send_header("X-Error-Code", "RepoNotFound")
-            self.send_header("Content-Length", "0")
-            self.end_headers()
+            self._refuse("RepoNotFound")
 
     do_HEAD = do_GET
+
+    def _refuse(self, why: str) -> None:
+        self.send_response(404)
+        self.send_header("X-Error-Code", why)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
 
     def _answer(self, data: bytes, headers: dict[str, str]) -> None:
         self.send_response(200)
@@ -136,6 +143,29 @@ def test_a_repository_that_is_not_there_is_named(tmp_path: Path, hub: str) -> No
     assert done.returncode == 2
     assert f"tiny/typo@{COMMIT} does not exist" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_commit_that_is_not_there_is_a_mistake_and_not_tried_again(tmp_path: Path, hub: str) -> None:
+    recipe = recipe_for(tmp_path, repository=REPOSITORY, revision=UNKNOWN_COMMIT)
+
+    done = fetch(recipe, tmp_path / "store", HF_ENDPOINT=hub, HF_HOME=str(tmp_path / "hf"))
+
+    assert done.returncode == InvalidInput.exit_code
+    assert f"{REPOSITORY}@{UNKNOWN_COMMIT}: the repository has no such commit" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_error_shows_no_signed_address(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError("403 Client Error for url: https://cdn.hub/ab/cd?X-Amz-Signature=s3cr3t&Expires=1 (try again)")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+    section = BaseModelSection(repository=REPOSITORY, revision=COMMIT)
+
+    with pytest.raises(Unavailable, match=r"403 .* https://cdn\.hub/ab/cd\?… \(try again\)") as refused:
+        _download(section, tmp_path)
+
+    assert "s3cr3t" not in str(refused.value)
 
 
 def test_a_local_folder_arrives_byte_for_byte_and_a_second_run_does_nothing(tmp_path: Path, model: Path) -> None:

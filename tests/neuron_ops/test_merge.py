@@ -1,9 +1,11 @@
 """`merge`: base and adapter become one whole model folder, the same on a folder and on S3, or nothing at all."""
 
+import json
 import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -149,6 +151,37 @@ def test_a_base_without_a_chat_template_gets_the_one_it_was_trained_with(bench: 
     artifact = bench(base=base).make("merge", merge.build)
 
     assert artifact.read("chat_template.jinja") == b"OURS"
+
+
+def test_a_template_that_the_recipe_chose_over_the_base_s_own_is_the_result_s(bench: MakeBench) -> None:
+    artifact = bench(chat_template="llama3").make("merge", merge.build)
+
+    assert artifact.read("chat_template.jinja") == b"OURS"
+
+
+@pytest.mark.parametrize(
+    ("published", "expected"),
+    [
+        (
+            {"bos_token_id": 0, "eos_token_id": 1, "top_p": 0.9},
+            {"bos_token_id": 0, "eos_token_id": [1, 2], "top_p": 0.9},
+        ),
+        ({"eos_token_id": [1, 9]}, {"eos_token_id": [1, 9, 2]}),
+        ({"eos_token_id": [1, 2]}, {"eos_token_id": [1, 2]}),
+        (None, {"bos_token_id": 0, "eos_token_id": [1, 2], "pad_token_id": 3}),
+    ],
+    ids=["one end", "several", "it is among them", "no file"],
+)
+def test_generation_stops_where_training_taught_the_model_to_end_its_turn(
+    published: dict[str, Any] | None, expected: dict[str, Any], bench: MakeBench, tmp_path: Path
+) -> None:
+    base = shutil.copytree(BASE, tmp_path / "base", ignore=lambda *_: {"generation_config.json"})
+    if published is not None:
+        (base / "generation_config.json").write_text(json.dumps(published))
+
+    artifact = bench(base=base, end_of_turn=2).make("merge", merge.build)
+
+    assert json.loads(artifact.read("generation_config.json")) == expected
 
 
 def test_only_queries_and_values_of_a_larger_model_change(large: Bench, tmp_path: Path) -> None:

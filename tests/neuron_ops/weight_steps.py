@@ -87,13 +87,21 @@ class Bench:
 
 
 def make_bench(
-    store: ArtifactStore, folder: Path, checkpoint: Path, *, base: Path = BASE, targets: tuple[str, ...] = ALL
+    store: ArtifactStore,
+    folder: Path,
+    checkpoint: Path,
+    *,
+    base: Path = BASE,
+    targets: tuple[str, ...] = ALL,
+    chat_template: str = "model",
+    end_of_turn: int = 1,
 ) -> Bench:
     """Finish `base_model` by its own program's code, and everything else by hand."""
     recipe_file = folder / "recipe.json"
     lora = {"r": 4, "alpha": 8, "target_modules": targets}
     recipe = {"name": "tiny", "base_model": {"path": str(base), "name": "tests/tiny"}}
     recipe |= {"graph": {"sequence_length": 32, "lora": lora}, "training": {"steps": 4, "warmup_steps": 1}}
+    recipe["dataset"] = {"chat_template": chat_template}
     recipe_file.write_text(json.dumps(recipe))
     raw = RawDatasets(f"{store.url}/raw")
     for name, content in {"rows.jsonl": b"{}\n", "_SUCCESS": b""}.items():
@@ -102,7 +110,8 @@ def make_bench(
     bench = Bench(run, recipe_file)
     bench.make("fetch", fetch.build)
     rows = {"training_rows": 40, "supervised_share": 0.25}
-    finish(bench, "prepare", {"chat_template.jinja": b"OURS", "special_tokens.json": b"{}"}, rows)
+    special = json.dumps({"end_of_turn": {"token": "<turn>", "id": end_of_turn}}).encode()
+    finish(bench, "prepare", {"chat_template.jinja": b"OURS", "special_tokens.json": special}, rows)
     finish(bench, "compile", {"graphs.json": b"{}"})
     train(bench, checkpoint)
     return bench

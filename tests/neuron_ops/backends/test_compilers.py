@@ -1,5 +1,6 @@
 """Compilers: which recipe has which, what their graphs depend on, and how they notice a graph that was missing."""
 
+import importlib.metadata
 import os
 import threading
 from pathlib import Path
@@ -73,6 +74,16 @@ def test_other_software_means_other_graphs() -> None:
     assert decides_graphs(load_recipe(CPU))["toolchain"] == {}
     assert decides_graphs(load_recipe(CPU, COMPILED))["toolchain"].keys() == {"torch"}
     assert "neuronx-cc" in decides_graphs(load_recipe(TRAINIUM))["toolchain"]
+
+
+def test_where_torch_compiles_and_is_not_installed_one_sentence_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def not_installed(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", not_installed)
+
+    with pytest.raises(InvalidInput, match="depends on the version of torch, which is not installed here"):
+        decides_graphs(load_recipe(CPU, COMPILED))
 
 
 def test_the_flags_of_trainiums_compiler_are_in_the_address_and_its_runtimes_variables_are_not() -> None:

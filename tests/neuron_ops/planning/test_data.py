@@ -10,7 +10,6 @@ import pytest
 from neuron_ops.errors import InvalidInput
 from neuron_ops.planning import raw_rows
 from neuron_ops.planning.data import DataPlan, padding_warnings, plan_data
-from neuron_ops.planning.quantities import Range
 from neuron_ops.recipe import package_path
 from neuron_ops.rows.preparation import prepare_dataset
 from neuron_ops.run import Run
@@ -133,5 +132,6 @@ def test_much_padding_is_worth_a_word(make_run: MakeRun) -> None:
 
 
 def test_an_exact_number_is_no_range(make_run: MakeRun) -> None:
-    assert known(make_run()).sequences.is_exact
-    assert not Range(1, 2).is_exact
+    sequences = known(make_run()).sequences
+
+    assert sequences.low == sequences.high
