@@ -48,11 +48,8 @@ class Observer:
                 return FINE
             pods = [pod for pod in snapshot.pods if job_of(pod) == job]
             state = self._state(snapshot, job, pods)
-        except InvalidInput as error:
-            return Verdict(failure=str(error), retry=False)
-        except Unavailable as error:
-            # The step may run well without being seen.
-            return watch.news(f"Waits to see its pod: {error}", self._clock())
+        except (InvalidInput, Unavailable) as error:
+            return watch.unseen(str(error), self._clock(), refused=isinstance(error, InvalidInput))
         return watch.judge(state, [pod["metadata"]["uid"] for pod in pods], self._clock())
 
     def conclude(self, job: str, verdict: Verdict) -> str:

@@ -46,6 +46,7 @@ class Watch:
     patience: Patience
     _waits_since: float | None = None
     _stuck_since: float | None = None
+    _refused_since: float | None = None
     _ended: bool = False
     _said: str = ""
     _said_at: float = 0.0
@@ -53,6 +54,7 @@ class Watch:
 
     def judge(self, state: State, pod_uids: Collection[str], now: float) -> Verdict:
         """The verdict on what was seen at `now`; call it once for each look."""
+        self._refused_since = None
         self._pods.update(pod_uids)
         disruptions = len(self._pods) - 1  # only a disrupted pod is ever replaced
         if disruptions > self.patience.max_disruptions:
@@ -91,6 +93,19 @@ class Watch:
         if self._stuck_since is not None and now - self._stuck_since >= self.patience.stuck_seconds:
             return Verdict(failure=f"its pod cannot start: {state.why}", retry=False)
         return self.news(f"Waits: {state.why}.", now)
+
+    def unseen(self, why: str, now: float, *, refused: bool) -> Verdict:
+        """The verdict where nothing could be seen at `now`: the step may run well all the same.
+
+        A refusal is a missing permission, or an authorizer that is out of order for a moment: only the first lasts.
+        """
+        if not refused:
+            self._refused_since = None
+        elif self._refused_since is None:
+            self._refused_since = now
+        elif now - self._refused_since >= self.patience.stuck_seconds:
+            return Verdict(failure=why, retry=False)
+        return self.news(f"Waits to see its pod: {why}", now)
 
     def news(self, text: str, now: float) -> Verdict:
         """What is said, unless it was said already."""

@@ -116,3 +116,30 @@ def test_a_node_that_stopped_reporting_is_said() -> None:
     said = _judge(Watch(PATIENCE), Running("train-x1", "node-a", silent=True), 0.0).say
 
     assert said == "Node node-a has stopped reporting; pod train-x1 may be lost with it."
+
+
+def test_a_permission_that_is_missing_for_a_moment_ends_no_step() -> None:
+    watch = Watch(PATIENCE)
+
+    refused = [watch.unseen("not allowed to list pods", now, refused=True) for now in (0.0, 30.0)]
+    seen = _judge(watch, RUNS, 40.0)
+    again = watch.unseen("not allowed to list pods", 50.0, refused=True)
+
+    assert [verdict.failure for verdict in (*refused, seen, again)] == [None] * 4
+    assert refused[0].say == "Waits to see its pod: not allowed to list pods"
+
+
+def test_a_permission_that_stays_away_does() -> None:
+    watch = Watch(PATIENCE)
+
+    verdicts = [watch.unseen("not allowed", now, refused=True) for now in (0.0, PATIENCE.stuck_seconds)]
+
+    assert verdicts[1] == Verdict(failure="not allowed", retry=False)
+
+
+def test_an_api_that_does_not_answer_is_waited_for_without_end() -> None:
+    watch = Watch(PATIENCE)
+
+    verdicts = [watch.unseen("no answer", now, refused=False) for now in (0.0, 100 * PATIENCE.stuck_seconds)]
+
+    assert [verdict.failure for verdict in verdicts] == [None, None]
