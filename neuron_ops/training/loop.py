@@ -32,16 +32,21 @@ class _Speed:
 
     tokens: int = 0
     seconds: float = 0.0
+    first_tokens: int = 0
     first_step: float = 0.0
 
     def add(self, tokens: int, seconds: float) -> None:
         """One step more."""
-        self.first_step = self.first_step or seconds
+        if not self.seconds:
+            self.first_tokens, self.first_step = tokens, seconds
         self.tokens += tokens
         self.seconds += seconds
 
     @property
     def rate(self) -> float:
+        """Tokens a second; without the first step, once there are others: that one may have compiled."""
+        if self.seconds > self.first_step:
+            return (self.tokens - self.first_tokens) / (self.seconds - self.first_step)
         return self.tokens / self.seconds if self.seconds else 0.0
 
 
