@@ -129,7 +129,7 @@ def _read_stage(shards: Path, stage: int, paths: list[Path], adapter: str | None
         [assembly for part in rebuilt for assembly in part.assemblies],
         [replicas for part in rebuilt for replicas in part.replicas],
         consumed | wanted.keys(),
-        set(ranks[0]),
+        set().union(*ranks),
     )
 
 

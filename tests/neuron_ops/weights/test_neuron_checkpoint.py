@@ -187,6 +187,14 @@ def test_a_tensor_that_no_metadata_claims_is_refused(shards: Path) -> None:
         read(shards)
 
 
+def test_a_tensor_that_no_metadata_claims_is_found_in_any_rank_s_file(shards: Path) -> None:
+    path = shards / RANK_FILE.format(1)
+    torch.save({**torch.load(path, weights_only=True), "model.layers.9.mlp.lora_A.weight": torch.ones(2)}, path)
+
+    with pytest.raises(InvalidInput, match=r"model\.layers\.9\.mlp\.lora_A\.weight"):
+        read(shards)
+
+
 def test_more_ranks_in_the_metadata_than_files_is_a_missing_file(shards: Path) -> None:
     def double(metadata: dict[str, Any]) -> None:
         for fields in metadata["parameters"].values():
