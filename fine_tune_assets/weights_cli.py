@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,8 @@ import click
 
 if TYPE_CHECKING:
     from neuron_ops.weights.lora_targets import WeightedAdapter
+    from neuron_ops.weights.merge_proof import MergeProof
+    from neuron_ops.weights.merge_report import MergeReport
 
 Progress = Callable[[int, int], None]
 
@@ -75,34 +77,55 @@ def merge(base: Path, out: Path, adapters: tuple[str, ...], dry_run: bool) -> No
     """
     _keep_blas_single()
     from neuron_ops.errors import InvalidInput
-    from neuron_ops.weights.lora import read_adapter_config
-    from neuron_ops.weights.merge_card import write_merge_card
-    from neuron_ops.weights.merge_proof import verify_merge
-    from neuron_ops.weights.merging import merge_adapters
+    from neuron_ops.weights.merging import foresee_merge
 
     if out.resolve().is_relative_to(base.resolve()):
         raise InvalidInput(f"{out} lies within the base {base}, which is not changed. Name a folder elsewhere.")
     weighted = [_weighted(text) for text in adapters]
-    with _progress("merging") as progress:
-        report = merge_adapters(base, weighted, out, progress=progress, dry_run=dry_run)
+    if dry_run:
+        _say_what_is_merged("would write", out, weighted, foresee_merge(base, weighted, out))
+        return
+    report, proof = _merge(base, weighted, out)
+    _say_what_is_merged("wrote", out, weighted, report)
+    click.echo(
+        f"proven: {proof.num_changed} tensors differ from the base and {proof.bytes_equal_to_base:,} bytes "
+        f"equal it; largest rounding error {report.max_abs_error:.3g}"
+    )
+    click.echo(f"model card: {out / 'README.md'}")
+
+
+def _merge(base: Path, adapters: list["WeightedAdapter"], out: Path) -> tuple["MergeReport", "MergeProof"]:
+    """Merge, prove and describe; the folder gets its name last."""
+    from neuron_ops.weights.merge_card import write_merge_card
+    from neuron_ops.weights.merge_proof import verify_merge
+    from neuron_ops.weights.merging import merge_adapters
+
+    proofs: list[MergeProof] = []
+    with ExitStack() as bar:
+        progress = bar.enter_context(_progress("merging"))
+
+        def prove(folder: Path, report: "MergeReport") -> None:
+            bar.close()
+            with _progress("verifying") as progress:
+                proofs.append(verify_merge(base, folder, report, progress=progress))
+            write_merge_card(base, adapters, report, folder, title=out.name)
+
+        report = merge_adapters(base, adapters, out, progress=progress, before_it_counts=prove)
+    return report, proofs[0]
+
+
+def _say_what_is_merged(verb: str, out: Path, adapters: list["WeightedAdapter"], report: "MergeReport") -> None:
+    from neuron_ops.weights.lora import read_adapter_config
+
     size = sum(file.bytes for file in report.files)
     click.echo(
-        f"{'would write' if dry_run else 'wrote'} {out}: {len(report.files)} files, {size:,} bytes; "
+        f"{verb} {out}: {len(report.files)} files, {size:,} bytes; "
         f"{len(report.changed)} tensors changed, {report.bytes_copied:,} bytes copied from the base"
     )
-    for adapter in weighted:
+    for adapter in adapters:
         named = read_adapter_config(adapter.path / "adapter_config.json").get("base_model_name_or_path")
         # Only a person can tell whether a folder is that model: equal shapes are all that can be compared here.
         click.echo(f"{adapter.path} says that it was trained on {named or 'a base that it does not name'}")
-    if not dry_run:
-        with _progress("verifying") as progress:
-            proof = verify_merge(base, out, report, progress=progress)
-        click.echo(
-            f"proven: {proof.num_changed} tensors differ from the base and {proof.bytes_equal_to_base:,} bytes "
-            f"equal it; largest rounding error {report.max_abs_error:.3g}"
-        )
-        write_merge_card(base, weighted, report, out)
-        click.echo(f"model card: {out / 'README.md'}")
 
 
 def _keep_blas_single() -> None:

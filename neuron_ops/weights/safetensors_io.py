@@ -20,7 +20,6 @@ from neuron_ops.weights.byte_ranges import (
     Source,
     copy_range,
     create_file,
-    file_digest,
     new_digest,
 )
 
@@ -291,9 +290,3 @@ def encode_index(shards: Sequence[tuple[str, Sequence[TensorSpec]]]) -> bytes:
     weight_map = {tensor.name: file for file, tensors in shards for tensor in tensors}
     content = {"metadata": {"total_size": total}, "weight_map": weight_map}
     return (json.dumps(content, indent=2, sort_keys=True) + "\n").encode()
-
-
-def write_index(folder: Path, shards: Sequence[tuple[str, Sequence[TensorSpec]]]) -> FileDigest:
-    """Write the index of a sharded model."""
-    (folder / INDEX_NAME).write_bytes(encode_index(shards))
-    return file_digest(folder / INDEX_NAME, INDEX_NAME)
