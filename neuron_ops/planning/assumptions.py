@@ -42,6 +42,12 @@ UTILIZATION_SOURCE = (
 COMPILATION = Range(30 * 60, 60 * 60)
 COMPILATION_SOURCE = "30 to 60 min for a large model's first compilation, optimum-neuron's guide. Not run on Trainium"
 
+CPU_FLOPS = Range(5e9, 80e9)
+"""Operations per second of one thread in a large matrix product: bfloat16 without and with instructions for it.
+
+79e9 measured with AVX-512 on a shared core; without, torch converts as it goes.
+"""
+
 # Dolly's English with a vocabulary like Llama 3's of 128,256 tokens: 4.4, measured.
 BYTES_PER_TOKEN = Range(3.5, 5.0)
 TEMPLATE_TOKENS = Range(10, 40)

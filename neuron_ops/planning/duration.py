@@ -83,11 +83,18 @@ def flops_per_token(recipe: Recipe, shape: ModelShape) -> float:
     Each of the multiplied parameters costs 2 forward and 2 backward; each of the sequence's positions costs attention
     4 for every query's number forward and 8 backward; recomputing repeats the forward.
     """
-    length = recipe.graph.sequence_length
-    attention = shape.layers * shape.heads * shape.head_dim * length
-    forward = 2 * shape.multiplied_parameters() + 4 * attention
-    backward = 2 * shape.multiplied_parameters() + 8 * attention
-    return backward + forward * (2 if recipe.graph.gradient_checkpointing else 1)
+    backward = 2 * shape.multiplied_parameters() + 8 * _attention(recipe, shape)
+    return backward + forward_flops(recipe, shape) * (2 if recipe.graph.gradient_checkpointing else 1)
+
+
+def forward_flops(recipe: Recipe, shape: ModelShape) -> float:
+    """The forward part of `flops_per_token`."""
+    return 2 * shape.multiplied_parameters() + 4 * _attention(recipe, shape)
+
+
+def _attention(recipe: Recipe, shape: ModelShape) -> int:
+    """Numbers of all queries, for each of the sequence's positions."""
+    return shape.layers * shape.heads * shape.head_dim * recipe.graph.sequence_length
 
 
 def _measured_rate(run: Run, layout: Layout) -> Range | None:

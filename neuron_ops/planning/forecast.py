@@ -14,9 +14,11 @@ from neuron_ops.planning.disk import disk_warnings
 from neuron_ops.planning.duration import DurationPlan, plan_duration
 from neuron_ops.planning.exposure import Exposure, cadence_warnings, exposure_warnings, plan_exposure
 from neuron_ops.planning.graphs import GraphsPlan, plan_graphs
+from neuron_ops.planning.judging import judging_seconds, judging_warnings
 from neuron_ops.planning.memory import MemoryPlan, check_memory, memory_warnings, plan_memory
 from neuron_ops.planning.model_files import read_config
 from neuron_ops.planning.model_shape import ModelShape, read_shape
+from neuron_ops.planning.quantities import Range
 from neuron_ops.recipe import Recipe
 from neuron_ops.run import Run
 from neuron_ops.steps import STEPS
@@ -59,6 +61,8 @@ class Forecast:
     memory: MemoryPlan | None
     graphs: GraphsPlan | None
     duration: DurationPlan | None
+    judging: Range | None
+    """Seconds that `evaluate` computes on its CPUs."""
     artifacts: tuple[ArtifactState, ...]
 
     @property
@@ -102,10 +106,12 @@ class _Planner:
         memory = self._memory(world, model)
         graphs = self._attempt(lambda: plan_graphs(run)) if world else None
         duration = self._duration(world, exposure, graphs, model)
+        judging = judging_seconds(recipe, data, model)
         artifacts = tuple(self._state(step.artifact) for step in STEPS)
         self._warn_of(exposure_warnings(exposure) if exposure else ())
         self._warn_of(padding_warnings(data, recipe.graph.sequence_length) if data else ())
         self._warn_of(cadence_warnings(recipe.training))
+        self._warn_of(judging_warnings(recipe, judging))
         self._warn_of(hub_warnings(run) if not self._has_hub_token else ())
         self._warn_of(disk_warnings(run, [state.artifact for state in artifacts if not state.finished], data, model))
         return Forecast(
@@ -121,6 +127,7 @@ class _Planner:
             memory=memory,
             graphs=graphs,
             duration=duration,
+            judging=judging,
             artifacts=artifacts,
         )
 

@@ -40,7 +40,7 @@ def sections(forecast: Forecast) -> list[Section]:
         _world(forecast),
         _memory(forecast.memory, forecast.world),
         _graphs(forecast.graphs),
-        _duration(forecast.duration),
+        _duration(forecast.duration, forecast.judging),
         Section("Artifacts", tuple(_artifacts(forecast))),
     ]
 
@@ -124,12 +124,13 @@ def _graphs(graphs: GraphsPlan | None) -> Section:
     return Section(title, tuple(rows))
 
 
-def _duration(duration: DurationPlan | None) -> Section:
+def _duration(duration: DurationPlan | None, judging: Range | None) -> Section:
     if duration is None:
         return Section("Time and price", (("not known", "see above"),))
     rows = [
         ("compiling", show_seconds(duration.compile_seconds) if duration.compile_seconds else "not estimated"),
         ("training", show_seconds(duration.training_seconds) if duration.training_seconds else "not estimated"),
+        ("judging", f"{show_seconds(judging)} on CPUs, answers not counted" if judging else "not estimated"),
     ]
     if duration.tokens_per_second is not None:
         rows.append(("rate", f"{show_count(duration.tokens_per_second)} tokens/s"))
