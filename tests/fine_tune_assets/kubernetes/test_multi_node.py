@@ -310,7 +310,9 @@ def test_two_pods_train_for_dagster_and_start_again_when_one_is_killed(
         result, lines = materialize_in_pods(two_pods)
 
     assert result.success, lines
-    [restart] = [line for line in lines if line.endswith("All nodes start again from the last checkpoint.")]
+    [restart] = [
+        line for line in lines if line.endswith("All nodes start again, from the last checkpoint if there is one.")
+    ]
     assert f"node 1 (pod {killed.result()} on machine-" in restart
     assert "(OOMKilled)" in restart
     metrics = two_pods.run("v1").require("lora_checkpoints").manifest.metrics
