@@ -8,7 +8,6 @@ import json
 import logging
 import os
 import shutil
-import stat
 import sys
 import time
 from collections.abc import Callable
@@ -30,47 +29,18 @@ from neuron_ops.recipe_file import load_recipe
 from neuron_ops.run import Run
 from neuron_ops.steps import BY_VERB
 from tests.neuron_ops.graphs.cache_entries import COMPILER
-
-STAND_IN = Path(__file__).parent / "graphs" / "stand_in.py"
-ROOT = Path(__file__).parents[2]
+from tests.neuron_ops.graphs.played_compiler import CONFIG, Compiler
 
 PATIENCE = 60.0
 """Seconds after which what should have ended has not; only a failing test waits that long."""
 
-CONFIG = {
-    "architectures": ["LlamaForCausalLM"],
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "hidden_size": 4096,
-    "intermediate_size": 14336,
-    "vocab_size": 128256,
-}
-
-
-class Compiler:
-    """The stand-in on the PATH, what it is going to do on each node, and how it was called there."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def plan(self, *rounds: dict[str, Any], node: int = 0) -> None:
-        (self.folder / f"plan-{node}.json").write_text(json.dumps(rounds))
-
-    def calls(self, node: int = 0) -> list[dict[str, Any]]:
-        file = self.folder / f"calls-{node}.jsonl"
-        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-
 
 @pytest.fixture
 def neuron(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Compiler:
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    program = folder / "neuron_parallel_compile"
-    program.write_text(STAND_IN.read_text().replace("#!/usr/bin/env python", f"#!{sys.executable}"))
-    program.chmod(program.stat().st_mode | stat.S_IXUSR)
-    monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
-    monkeypatch.setenv("STAND_IN_ROOT", str(ROOT))
-    return Compiler(folder)
+    compiler = Compiler(tmp_path / "bin")
+    for name, value in compiler.environment(os.environ["PATH"]).items():
+        monkeypatch.setenv(name, value)
+    return compiler
 
 
 @pytest.fixture
