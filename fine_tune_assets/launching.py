@@ -23,7 +23,6 @@ from fine_tune_assets.interruption import interrupted
 from fine_tune_assets.resources import FineTuning
 from neuron_ops import launch
 from neuron_ops.artifacts import Artifact
-from neuron_ops.backends import layout
 from neuron_ops.ending import Ending
 from neuron_ops.errors import OpsError
 from neuron_ops.launch import command, environment
@@ -69,7 +68,7 @@ def ensure(context: AssetExecutionContext, step: Step, fine_tuning: FineTuning) 
 
 
 def _launch(context: AssetExecutionContext, step: Step, run: Run, deployment: str) -> None:
-    nodes = layout(run.recipe).nodes if step.launched_by_backend else 1
+    nodes = step.nodes(run.recipe)
     restarts = run.recipe.hardware.max_restarts if nodes > 1 else None
 
     def attempt(number: int) -> Ending:
@@ -78,7 +77,7 @@ def _launch(context: AssetExecutionContext, step: Step, run: Run, deployment: st
         return _in_processes(context, step, run)
 
     def say(ending: Ending) -> None:
-        context.log.warning(f"{_how(step, ending)}. All nodes start again from the last checkpoint.")
+        context.log.warning(f"{_how(step, ending)}. All nodes start again, from the last checkpoint if there is one.")
 
     ending = with_restarts(attempt, restarts or 0, say)
     if ending.status != 0:
@@ -86,7 +85,7 @@ def _launch(context: AssetExecutionContext, step: Step, run: Run, deployment: st
 
 
 def with_restarts(attempt: Callable[[int], Ending], restarts: int, say: Callable[[Ending], None]) -> Ending:
-    """A training on several nodes, which fails as a whole: each restart goes on from its last checkpoint."""
+    """A step on several nodes, which fails as a whole; each restart of a training goes on from its last checkpoint."""
     for number in range(restarts):
         ending = attempt(number)
         if ending.final:

@@ -25,10 +25,9 @@ from typing import NoReturn
 from dagster_pipes import DAGSTER_PIPES_CONTEXT_ENV_VAR, PipesContext, open_dagster_pipes
 
 from neuron_ops.artifacts import ArtifactStore, CheckRecord, FileRecord, Manifest, Scalar, Writer
-from neuron_ops.backends import layout
 from neuron_ops.ending import ERROR_FILE, leave_error
 from neuron_ops.errors import OpsError
-from neuron_ops.launch import LAUNCHER_PID, end_without_launcher, world_command
+from neuron_ops.launch import LAUNCHER_PID, end_without_launcher, takes_several, world_command
 from neuron_ops.raw import RawDatasets
 from neuron_ops.recipe_file import load_recipe
 from neuron_ops.run import Plan, Run
@@ -101,9 +100,14 @@ def launch_name() -> str:
     return f"{os.getppid()}-{os.environ.get('MASTER_PORT', '')}"
 
 
+def node() -> tuple[int, str]:
+    """Of a step that is one process on each node: the node's number, and HOST:PORT at which node 0 is found."""
+    return _rank(), f"{os.environ.get('MASTER_ADDR', '127.0.0.1')}:{os.environ.get('MASTER_PORT', '0')}"
+
+
 def _start_every_process(step: Step, run: Run) -> None:
     """Become the program that starts them, where a person typed a step that takes several; one would train wrong."""
-    if not step.launched_by_backend or "RANK" in os.environ or layout(run.recipe).world_size == 1:
+    if "RANK" in os.environ or not takes_several(step, run.recipe):
         return
     # What they would find missing or finished is known before they start.
     if run.store.find(run.require_before(step.artifact).address) is None:

@@ -1,7 +1,8 @@
 """`compile` makes `compiled_graph_cache`: what training would otherwise compile in its first minutes.
 
-It rehearses training under the backend's compiler and publishes what that compiled. Where training runs eagerly there
-is no graph to keep, and the artifact says so. What a cache looks like and how it is used belongs to graphs/.
+It rehearses training under the backend's compiler and publishes what that compiled; where it takes several nodes, this
+program runs on each, and the first publishes. Where training runs eagerly there is no graph to keep, and the artifact
+says so. What a cache looks like and how it is used belongs to graphs/.
 """
 
 import logging
@@ -10,8 +11,7 @@ from pathlib import Path
 
 from neuron_ops import cli
 from neuron_ops.artifacts import Scalar
-from neuron_ops.backends import layout
-from neuron_ops.backends.compilers import Compiler, compiler
+from neuron_ops.backends.compilers import Compiler, compiler, rehearsal_layout
 from neuron_ops.errors import InvalidInput
 from neuron_ops.graphs.graph import CACHE, Graph
 from neuron_ops.graphs.overlay import overlay
@@ -24,13 +24,9 @@ log = logging.getLogger(__name__)
 
 def build(run: Run, out: Path) -> cli.Product:
     """Fill `out` with the graphs that training with this recipe needs."""
-    chosen, world = compiler(run.recipe), layout(run.recipe)
+    chosen = compiler(run.recipe)
     if chosen is None:
-        reason = f"backend {world.backend} runs eagerly: training compiles no graph"
-        return _nothing(out, reason, "Set graph.torch_compile to compile them.")
-    if world.nodes > 1 and chosen.needs_every_node:
-        reason = f"a graph for {world.nodes} nodes can only be made by {world.nodes} nodes, and a rehearsal has one"
-        return _nothing(out, reason, "Training compiles, and its metadata counts how many graphs.")
+        return _nothing(out, f"backend {run.recipe.hardware.backend} runs eagerly: training compiles no graph")
     return _compile(run, out, chosen)
 
 
@@ -39,8 +35,11 @@ def _compile(run: Run, out: Path, chosen: Compiler) -> cli.Product:
     _say_why(run)
     # Not a temporary directory, which a killed compilation would leave for ever, with gigabytes in it.
     with overlay(f"compile-{cli.launch_name()}", fill=lambda folder: None) as scratch:
-        log.info("rehearsing training in %d processes with %s", layout(run.recipe).processes_per_node, chosen.name)
-        rehearsed = rehearse(run, chosen, scratch)
+        world = rehearsal_layout(run.recipe)
+        log.info("rehearsing training in %d processes with %s", world.world_size, chosen.name)
+        rehearsed = rehearse(run, chosen, scratch, *cli.node())
+        if rehearsed is None:
+            return cli.Product(metrics={})  # what the first node publishes is everybody's
         log.info("%d graphs, %d bytes", len(rehearsed.graphs), sum(graph.bytes for graph in rehearsed.graphs))
         _refuse_incomplete(rehearsed.graphs, chosen.name)
         for file in chosen.files(scratch / CACHE):
@@ -51,8 +50,8 @@ def _compile(run: Run, out: Path, chosen: Compiler) -> cli.Product:
     return cli.Product(metrics=_metrics(chosen.name, rehearsed))
 
 
-def _nothing(out: Path, reason: str, hint: str) -> cli.Product:
-    (out / "report.md").write_text(f"No compiled graphs: {reason}. {hint}\n")
+def _nothing(out: Path, reason: str) -> cli.Product:
+    (out / "report.md").write_text(f"No compiled graphs: {reason}. Set graph.torch_compile to compile them.\n")
     log.info("%s", reason)
     return cli.Product(metrics={"graphs": 0, "reason": reason})
 

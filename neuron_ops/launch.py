@@ -28,15 +28,24 @@ GRACE_SECONDS = 20.0
 
 
 def command(step: Step, recipe: Recipe, recipe_file: Path, store: str, raw: str, version: str | None) -> list[str]:
-    """The command line of a step; where the backend wants several processes, the program that starts them all.
+    """The command line of a step; where it takes several processes, of the program that starts them all.
 
     Raises:
         InvalidInput: the recipe's hardware does not work out.
     """
     words = flags(step, str(recipe_file), store, raw, version)
-    if step.launched_by_backend and layout(recipe).world_size > 1:
+    if takes_several(step, recipe):
         return world_command(step, words)
     return [sys.executable, "-m", f"neuron_ops.{step.verb}", *words]
+
+
+def takes_several(step: Step, recipe: Recipe) -> bool:
+    """Whether several processes make a step's artifact together.
+
+    Raises:
+        InvalidInput: the recipe's hardware does not work out.
+    """
+    return (step.launched_by_backend and layout(recipe).world_size > 1) or step.nodes(recipe) > 1
 
 
 def world_command(step: Step, words: Sequence[str]) -> list[str]:

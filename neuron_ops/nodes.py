@@ -1,9 +1,10 @@
-"""Every process of a training: one torchrun for each node, started together and ended together.
+"""Every process of a training or of its rehearsal: a group for each node, started together and ended together.
 
 `python -m neuron_ops.nodes VERB FLAGS…` starts the groups of all nodes on this machine. With --node and --meet it
-starts the group of one node, which finds the others over the network: each pod of a cluster runs that. Either way it
-ends with the exit status of the error that a rank reports, which torchrun alone would turn into 1. Starting again from
-the last checkpoint belongs to whoever started it.
+starts the group of one node, which finds the others over the network: each pod of a cluster runs that. A group is a
+torchrun; of `compile` it is the step's program, which starts torchrun below a compiler. Either way it ends with the
+exit status of the error that a rank reports, which torchrun alone would turn into 1. Starting again from the last
+checkpoint belongs to whoever started it.
 """
 
 import argparse
@@ -13,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from neuron_ops.ending import ERROR_FILE, Ending, read_error
 from neuron_ops.errors import InvalidInput
 from neuron_ops.recipe import Recipe
 from neuron_ops.recipe_file import load_recipe
-from neuron_ops.steps import BY_VERB, STEPS
+from neuron_ops.steps import BY_VERB, STEPS, Step
 
 log = logging.getLogger("neuron_ops.nodes")  # as a program, this module has another name
 
@@ -63,21 +64,23 @@ def command(world: Layout, node: int, meeting: Meeting, program: Sequence[str]) 
     ]
 
 
-def run(recipe: Recipe, program: Sequence[str], nodes: Sequence[int], meeting: Meeting) -> Ending:
+def run(recipe: Recipe, commands: Mapping[int, Sequence[str]], meeting: Meeting) -> Ending:
     """Run the groups of these nodes to their end; when one fails, the others are ended."""
-    world = backends.layout(recipe)
     with tempfile.TemporaryDirectory(prefix="fine-tune-nodes-") as scratch:
         error_file = Path(scratch, "error")
         environment = {
             **backends.environment(recipe),
             # The port beside the one that torchrun meets on.
             **backends.rendezvous_environment(recipe, meeting.address, meeting.port + 1),
+            # For a program that starts its node's torchrun by itself; torchrun tells its ranks their own.
+            "MASTER_ADDR": meeting.address,
+            "MASTER_PORT": str(meeting.port),
             ERROR_FILE: str(error_file),
         }
         groups: dict[int, subprocess.Popen[bytes]] = {}
         try:
-            for node in nodes:
-                groups[node] = launch.start(command(world, node, meeting, program), environment, own_group=False)
+            for node, argv in commands.items():
+                groups[node] = launch.start(argv, {**environment, "RANK": str(node)}, own_group=False)
             status = _wait(groups)
         finally:
             _end(list(groups.values()))
@@ -126,22 +129,33 @@ def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m neuron_ops.nodes", description="Starts all processes of a step.")
     parser.add_argument("--node", type=int, help="number of the one node to start (default: all, on this machine)")
     parser.add_argument("--meet", help="HOST:PORT on which node 0 is found; with --node only")
-    parser.add_argument("verb", choices=[step.verb for step in STEPS if step.launched_by_backend])
+    parser.add_argument("verb", choices=[step.verb for step in STEPS if step.needs_accelerator])
     parser.add_argument("flags", nargs=argparse.REMAINDER, help="the step's own flags")
     return parser.parse_args()
 
 
+def _commands(
+    step: Step, recipe: Recipe, flags: Sequence[str], nodes: Sequence[int], meeting: Meeting
+) -> dict[int, list[str]]:
+    """What each node runs, by its number."""
+    program = ["-m", f"neuron_ops.{step.verb}", *flags]
+    if not step.launched_by_backend:
+        return {node: [sys.executable, *program] for node in nodes}
+    world = backends.layout(recipe)
+    return {node: command(world, node, meeting, program) for node in nodes}
+
+
 def _main(arguments: argparse.Namespace) -> int:
-    step = cli.parse(BY_VERB[arguments.verb], arguments.flags)
-    recipe = load_recipe(step.recipe)
-    nodes = range(backends.layout(recipe).nodes)
+    step = BY_VERB[arguments.verb]
+    recipe = load_recipe(cli.parse(step, arguments.flags).recipe)
+    nodes = range(step.nodes(recipe))
     if arguments.node is None:
         meeting = Meeting("127.0.0.1", _free_port())
     elif arguments.node in nodes and arguments.meet is not None:
         nodes, meeting = range(arguments.node, arguments.node + 1), Meeting.parse(arguments.meet)
     else:
         raise InvalidInput(f"--node is {arguments.node}. Give one of 0 to {len(nodes) - 1}, and --meet HOST:PORT.")
-    ending = run(recipe, ["-m", f"neuron_ops.{arguments.verb}", *arguments.flags], nodes, meeting)
+    ending = run(recipe, _commands(step, recipe, arguments.flags, nodes, meeting), meeting)
     if ending.error is not None:
         raise ending.error
     if ending.status != 0:  # last, below what torchrun says of processes that it ended because of the first

@@ -198,7 +198,7 @@ class HardwareSection(Section):
     multi_node: Literal["indexed_job", "pytorch_job"] = "indexed_job"
     """What several nodes are on Kubernetes: an Indexed Job, or a Kubeflow PyTorchJob where its operator runs."""
     max_restarts: Annotated[int, Field(ge=0, le=20)] = 3
-    """How often a training on several nodes starts again from its last checkpoint before it fails."""
+    """How often a step on several nodes starts again, a training from its last checkpoint, before it fails."""
     usd_per_hour: Annotated[float, Field(ge=0.0)] | None = None
     """What one node costs, for `fine-tune plan` alone; null: the instance type's published on-demand price."""
 

@@ -52,6 +52,8 @@ class Step:
     """Whether the step runs on the recipe's hardware; the others never may."""
     launched_by_backend: bool = False
     """Whether the backend starts it (torchrun, one process per core) rather than a plain Python process."""
+    nodes: Callable[[Recipe], int] = lambda recipe: 1
+    """On how many of the recipe's nodes it runs, all of them as one."""
 
 
 def _plain(*sections: Any) -> dict[str, Any]:  # Any: pydantic models of different classes
@@ -62,6 +64,12 @@ def _layout(recipe: Recipe) -> dict[str, Any]:
     from neuron_ops.backends import layout  # the table of instance types; needed by two steps only
 
     return layout(recipe).as_json()
+
+
+def _nodes_that_rehearse(recipe: Recipe) -> int:
+    from neuron_ops.backends.compilers import rehearsal_layout
+
+    return rehearsal_layout(recipe).nodes
 
 
 def _decides_graphs(recipe: Recipe) -> dict[str, Any]:
@@ -90,11 +98,12 @@ STEPS: tuple[Step, ...] = (
     Step(
         verb="compile",
         artifact="compiled_graph_cache",
-        code_version="1",
+        code_version="2",
         inputs=(Input("base_model", ("config.json",)),),
         reads=lambda recipe: {"graph": recipe.graph.model_dump(mode="json"), **_decides_graphs(recipe)},
         addressed_by_version=False,
         needs_accelerator=True,
+        nodes=_nodes_that_rehearse,
     ),
     Step(
         verb="train",
@@ -105,6 +114,7 @@ STEPS: tuple[Step, ...] = (
         waits_for=("compiled_graph_cache",),
         needs_accelerator=True,
         launched_by_backend=True,
+        nodes=lambda recipe: recipe.hardware.nodes,
     ),
     Step(
         verb="consolidate",

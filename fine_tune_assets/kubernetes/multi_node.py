@@ -1,7 +1,8 @@
-"""A training on several nodes of a cluster, from the pod of its step: create its pods, follow them, end them together.
+"""A step on several nodes of a cluster, from the pod of the step: create its pods, follow them, end them together.
 
-What the pods are belongs to multi_node_manifests, what they say about themselves to multi_node_pods. Starting again
-from the last checkpoint belongs to launching, the same for pods and local processes.
+That is a training, or the rehearsal by which `compile` makes its graphs. What the pods are belongs to
+multi_node_manifests, what they say about themselves to multi_node_pods. Starting again from the last checkpoint belongs
+to launching, the same for pods and local processes.
 """
 
 import re
@@ -67,6 +68,8 @@ class PodTraining:
     patience: Patience = Patience()
     _pods: dict[int, str] = field(default_factory=dict)
     """Uid of each node's pod, once it was seen."""
+    _done: set[int] = field(default_factory=set)
+    """Nodes whose pods have succeeded: one that only took part in a rehearsal ends long before the first."""
     _said: dict[int, str] = field(default_factory=dict)
 
     def run(self) -> Ending:
@@ -96,9 +99,13 @@ class PodTraining:
             job, pods = self._look()
             logs.follow(pods)
             outcome = _outcome(job)
+            done = self._done | {node_of(pod) for pod in pods if phase(pod) == "Succeeded"}
             # The pods are asked too: an operator that was restarted may be late with its verdict.
-            if outcome == "succeeded" or [phase(pod) for pod in pods] == ["Succeeded"] * self.training.hardware.nodes:
+            if outcome == "succeeded" or len(done) == self.training.hardware.nodes:
                 return Ending(0)
+            for node in done - self._done:
+                self.say(f"node {node} has done its part")
+            self._done = done
             if outcome == "failed" or self._lost(pods) or any(failure(pod) for pod in pods):
                 return self._explain(logs)
             if job is not None and (job.get("spec") or {}).get("suspend"):
@@ -112,7 +119,7 @@ class PodTraining:
 
     def _waiting(self, pods: list[Object]) -> dict[int, str]:
         """Why each node that does not run yet does not; said once, and again when it changes."""
-        reasons = dict.fromkeys(range(self.training.hardware.nodes), "has no pod yet")
+        reasons = {node: "has no pod yet" for node in range(self.training.hardware.nodes) if node not in self._done}
         for pod in pods:
             reasons[node_of(pod)] = waiting(pod) or "is starting"
             if has_started(pod):
@@ -133,9 +140,9 @@ class PodTraining:
         )
 
     def _lost(self, pods: list[Object]) -> bool:
-        """Whether a pod that was there is gone or another one: what it held in memory is lost to all."""
+        """Whether a pod that worked is gone or another one: what it held in memory is lost to all."""
         found = {node_of(pod): str(pod["metadata"]["uid"]) for pod in pods}
-        lost = any(found.get(node) != uid for node, uid in self._pods.items())
+        lost = any(found.get(node) != uid for node, uid in self._pods.items() if node not in self._done)
         self._pods = {**found, **self._pods}
         return lost
 

@@ -67,6 +67,8 @@ def waiting(pod: Object) -> str | None:
 
 def failure(pod: Object) -> Failure | None:
     """Why the pod failed; None if it has not."""
+    if phase(pod) == "Succeeded":
+        return None  # its machine may be taken away now
     node = node_of(pod)
     disruption = _condition(pod, "DisruptionTarget")
     if disruption is not None and disruption.get("status") == "True":

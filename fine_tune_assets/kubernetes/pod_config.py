@@ -43,9 +43,9 @@ def pod_config(step: Step, recipe: Recipe, pods: Pods, *, finished: bool = False
     Kubernetes API. Otherwise a step has no business with that API, unless it creates pods itself.
 
     Raises:
-        InvalidInput: the recipe's hardware names no known machine.
+        InvalidInput: the recipe's hardware does not work out.
     """
-    waits = _waits_for_other_pods(step, recipe) and not finished
+    waits = not finished and step.nodes(recipe) > 1
     books = booking(recipe.hardware) if step.needs_accelerator and not finished else NOTHING
     settings = pods.default if finished else pods.settings(step.artifact, for_hardware=step.needs_accelerator)
     labels = {QUEUE_LABEL: settings.queue} if settings.queue else {}
@@ -76,10 +76,6 @@ def refuse_accelerator(step: Step, limits: Mapping[str, object]) -> None:
             f"The pod of {step.artifact} asks for {asked[0]}, but {step.verb} runs without an accelerator and would "
             "leave it idle. Remove it from the executor's configuration."
         )
-
-
-def _waits_for_other_pods(step: Step, recipe: Recipe) -> bool:
-    return step.launched_by_backend and recipe.hardware.nodes > 1
 
 
 def _container(settings: PodSettings, books: Booking) -> Config:

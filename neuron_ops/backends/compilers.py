@@ -2,9 +2,11 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
+from neuron_ops.backends import Layout, layout
 from neuron_ops.graphs.graph import Graph, OnMiss
 from neuron_ops.recipe import Recipe
 
@@ -27,6 +29,10 @@ class Compiler(Protocol):
 
     def rehearse(self, argv: list[str]) -> list[str]:
         """The command that runs a program and compiles the graphs it makes."""
+        ...
+
+    def take_part(self, argv: list[str]) -> list[str]:
+        """The command that runs a program for the ranks that it adds, on a node whose graphs nobody keeps."""
         ...
 
     def again(self, argv: list[str]) -> list[str] | None:
@@ -76,3 +82,13 @@ def compiler(recipe: Recipe) -> Compiler | None:
 
         return TorchCompiler()
     return None
+
+
+def rehearsal_layout(recipe: Recipe) -> Layout:
+    """The processes that rehearse training: those of all its nodes, or of one that stands for all.
+
+    Raises:
+        InvalidInput: the recipe's hardware does not work out.
+    """
+    chosen, world = compiler(recipe), layout(recipe)
+    return world if chosen is not None and chosen.needs_every_node else replace(world, nodes=1)

@@ -43,6 +43,10 @@ class NeuronCompiler:
         """Extract, then compile."""
         return [PROGRAM, *argv]
 
+    def take_part(self, argv: list[str]) -> list[str]:
+        """Extract only."""
+        return [PROGRAM, "--command", "collect", *argv]
+
     def again(self, argv: list[str]) -> list[str] | None:
         """Compile only."""
         return [PROGRAM, "--command", "compile", *argv]

@@ -1,19 +1,20 @@
 """Starting a rehearsal of training and reading what it leaves; the rehearsal itself is the program rehearse.
 
-The program runs as training will: as many processes, in the same environment. It runs on one machine.
+The program runs as training will: as many processes, in the same environment. Where a graph depends on how many nodes
+there are, each of them runs this at the same time and their processes meet; the graphs of the first are kept.
 """
 
 import json
 import logging
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from neuron_ops import launch, nodes
 from neuron_ops.artifacts import Scalar
-from neuron_ops.backends import environment, layout
-from neuron_ops.backends.compilers import Compiler
+from neuron_ops.backends import environment
+from neuron_ops.backends.compilers import Compiler, rehearsal_layout
 from neuron_ops.errors import Unavailable
 from neuron_ops.graphs.graph import CACHE, Graph
 from neuron_ops.run import Run
@@ -34,10 +35,10 @@ class Rehearsed:
     """Seconds of its first evaluation and steps, with everything compiled on the way."""
 
 
-def rehearse(run: Run, compiler: Compiler, scratch: Path) -> Rehearsed:
+def rehearse(run: Run, compiler: Compiler, scratch: Path, node: int, meet: str) -> Rehearsed | None:
     """Run the fewest steps that visit every graph, and compile until nothing is left or ROUNDS are over.
 
-    The cache is `scratch / CACHE`.
+    The cache is `scratch / CACHE`. Only the first node compiles and returns; the others are there for their ranks.
 
     Raises:
         OpsError: what the program ended with.
@@ -45,7 +46,10 @@ def rehearse(run: Run, compiler: Compiler, scratch: Path) -> Rehearsed:
     cache, out = scratch / CACHE, scratch / "out"
     for folder in (cache, out):
         folder.mkdir()
-    argv = _command(run, scratch, out)
+    argv = _command(run, scratch, out, node, meet)
+    if node > 0:
+        _run(compiler.take_part(argv), run, compiler, cache)
+        return None
     output = _run(compiler.rehearse(argv), run, compiler, cache)
     graphs = compiler.scan(cache, output)
     again = compiler.again(argv)
@@ -62,20 +66,26 @@ def rehearse(run: Run, compiler: Compiler, scratch: Path) -> Rehearsed:
     return Rehearsed(graphs, json.loads(result.read_text()) if result.exists() else {})
 
 
-def _command(run: Run, scratch: Path, out: Path) -> list[str]:
+def _command(run: Run, scratch: Path, out: Path, node: int, meet: str) -> list[str]:
     recipe_file = scratch / "recipe.json"
     recipe_file.write_text(run.recipe.to_json())
     places = ["--recipe", str(recipe_file), "--store", run.store.url, "--raw", run.raw.url, "--out", str(out)]
     program = ["-m", "neuron_ops.rehearse", *places]
-    one_node = replace(layout(run.recipe), nodes=1)
-    if one_node.processes_per_node == 1:
+    world = rehearsal_layout(run.recipe)
+    if world.world_size == 1:
         return [sys.executable, *program]
-    return nodes.command(one_node, 0, nodes.Meeting("127.0.0.1", 0), program)
+    return nodes.command(world, node, nodes.Meeting.parse(meet), program)
 
 
 def _run(argv: list[str], run: Run, compiler: Compiler, cache: Path) -> str:
     lines: list[str] = []
     variables = {**environment(run.recipe), **compiler.environment(cache)}
+    if rehearsal_layout(run.recipe).nodes > 1:
+        # Its ranks report to whoever started the nodes, as in training: this node's end may be another's consequence.
+        status = launch.execute(argv, variables, _show_and_keep(lines))
+        if status != 0:
+            raise SystemExit(status if status > 0 else 128 - status)
+        return "".join(lines)
     ending = launch.run(argv, variables, _show_and_keep(lines))
     if ending.error is not None:
         raise ending.error

@@ -65,11 +65,12 @@ class Project:
 
     root: Path
     overrides: dict[str, Any] = field(default_factory=lambda: dict(FEW_STEPS))
+    recipe: str = RECIPE
 
     @property
     def settings(self) -> Settings:
         """What the environment below says."""
-        return Settings(RECIPE, str(self.root / "store"), str(self.root / "raw"), str(self.home))
+        return Settings(self.recipe, str(self.root / "store"), str(self.root / "raw"), str(self.home))
 
     @property
     def home(self) -> Path:
@@ -82,7 +83,7 @@ class Project:
         return {
             **os.environ,
             "DAGSTER_HOME": str(self.home),
-            "FINE_TUNE_RECIPE": RECIPE,
+            "FINE_TUNE_RECIPE": self.recipe,
             "FINE_TUNE_STORE": self.settings.store,
             "FINE_TUNE_RAW": self.settings.raw,
         }
@@ -107,7 +108,7 @@ class Project:
 
     def run(self, version: str | None) -> Run:
         """The addresses of everything made with this project's overrides."""
-        return Run(load_recipe(RECIPE, self.overrides), ArtifactStore(self.settings.store), self.raw, version)
+        return Run(load_recipe(self.recipe, self.overrides), ArtifactStore(self.settings.store), self.raw, version)
 
     def instance(self) -> DagsterInstance:
         """The instance of the Dagster home."""

@@ -10,7 +10,7 @@ from neuron_ops.recipe import Recipe
 from neuron_ops.recipe_file import load_recipe
 from neuron_ops.run import Run
 from neuron_ops.steps import BY_VERB
-from tests.neuron_on_cpu.stand_in import FOUR_CORES, register_machine
+from tests.neuron_on_cpu.stand_in import FOUR_CORES, TWO_CORES_AND_FABRIC, register_machine
 from tests.neuron_ops.training import workbench
 
 RAW = Path(demo.__file__).parent / "raw"
@@ -21,6 +21,12 @@ TP2: dict[str, Any] = {
     "hardware__tensor_parallel": 2,
 }
 TP2_DP2: dict[str, Any] = {**TP2, "hardware__instance_type": FOUR_CORES, "graph__micro_batch_size": 1}
+TWO_NODES: dict[str, Any] = {
+    **TP2,
+    "hardware__instance_type": TWO_CORES_AND_FABRIC,
+    "hardware__nodes": 2,
+    "graph__micro_batch_size": 1,
+}
 TP4: dict[str, Any] = {**TP2, "hardware__instance_type": FOUR_CORES, "hardware__tensor_parallel": 4}
 
 

@@ -21,7 +21,7 @@ VERSIONS = {
     "torch_neuronx": "2.8.0.2.10.16998+stand.in",
     "libneuronxla": "2.2.12677.0+stand.in",
 }
-FOUR_CORES = "stand-in.4core"
+FOUR_CORES, TWO_CORES_AND_FABRIC = "stand-in.4core", "stand-in.2core"
 PLATFORM = "STAND_IN_PLATFORM"
 """Variable that names the device's generation, trn1 or trn2: the libraries lay out key-value heads by it."""
 
@@ -275,9 +275,10 @@ def _make_host_tensors_behave() -> None:
 
 
 def register_machine() -> None:
-    """Make a machine of four cores known: EC2 has none, and it is the smallest with TP 2 and DP 2."""
+    """Make two machines known that EC2 has not: the smallest with TP 2 and DP 2, and the smallest that has peers."""
     from dataclasses import replace
 
     from neuron_ops.backends.neuron import INSTANCES
 
     INSTANCES[FOUR_CORES] = replace(INSTANCES["trn1.2xlarge"], devices=2)
+    INSTANCES[TWO_CORES_AND_FABRIC] = replace(INSTANCES["trn1.2xlarge"], efa=1)

@@ -8,60 +8,39 @@ import json
 import logging
 import os
 import shutil
-import stat
 import sys
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
-from neuron_ops import cli, compile
+from neuron_ops import cli, compile, launch
 from neuron_ops.artifacts import Artifact, ArtifactStore
+from neuron_ops.ending import Ending
 from neuron_ops.errors import InvalidInput, MissingArtifact, Unavailable
 from neuron_ops.graphs.rehearsal import ROUNDS
+from neuron_ops.launch import flags
 from neuron_ops.raw import RawDatasets
 from neuron_ops.recipe_file import load_recipe
 from neuron_ops.run import Run
 from neuron_ops.steps import BY_VERB
 from tests.neuron_ops.graphs.cache_entries import COMPILER
+from tests.neuron_ops.graphs.played_compiler import CONFIG, Compiler
 
-STAND_IN = Path(__file__).parent / "graphs" / "stand_in.py"
-ROOT = Path(__file__).parents[2]
-
-CONFIG = {
-    "architectures": ["LlamaForCausalLM"],
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "hidden_size": 4096,
-    "intermediate_size": 14336,
-    "vocab_size": 128256,
-}
-
-
-class Compiler:
-    """The stand-in on the PATH, what it is going to do, and how it was called."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def plan(self, *rounds: dict[str, Any]) -> None:
-        (self.folder / "plan.json").write_text(json.dumps(rounds))
-
-    def calls(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in (self.folder / "calls.jsonl").read_text().splitlines()]
+PATIENCE = 60.0
+"""Seconds after which what should have ended has not; only a failing test waits that long."""
 
 
 @pytest.fixture
 def neuron(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Compiler:
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    program = folder / "neuron_parallel_compile"
-    program.write_text(STAND_IN.read_text().replace("#!/usr/bin/env python", f"#!{sys.executable}"))
-    program.chmod(program.stat().st_mode | stat.S_IXUSR)
-    monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
-    monkeypatch.setenv("STAND_IN_ROOT", str(ROOT))
-    return Compiler(folder)
+    compiler = Compiler(tmp_path / "bin")
+    for name, value in compiler.environment(os.environ["PATH"]).items():
+        monkeypatch.setenv(name, value)
+    return compiler
 
 
 @pytest.fixture
@@ -218,8 +197,86 @@ def test_another_dataset_version_uses_the_same_graphs_without_a_process(
     assert len(neuron.calls()) == 1
 
 
-def test_graphs_for_several_nodes_are_left_to_training_and_the_artifact_says_so(make_run: Callable[..., Run]) -> None:
-    artifact = compile_with(make_run(hardware__nodes=2))
+def compile_on_two_nodes(run: Run, folder: Path) -> Ending:
+    """As a person types it: the program starts itself once for each node, here side by side on this machine."""
+    (folder / "recipe.json").write_text(run.recipe.to_json())
+    words = flags(BY_VERB["compile"], str(folder / "recipe.json"), run.store.url, run.raw.url, run.dataset_version)
+    return launch.run([sys.executable, "-m", "neuron_ops.compile", *words], {})
 
-    assert artifact.manifest.metrics["graphs"] == 0
-    assert str(artifact.manifest.metrics["reason"]).startswith("a graph for 2 nodes can only be made by 2 nodes")
+
+def test_two_nodes_rehearse_together_and_only_the_first_compiles_and_publishes(
+    make_run: Callable[..., Run], neuron: Compiler, tmp_path: Path
+) -> None:
+    neuron.plan(
+        {"meets": "and goes on", "entries": {"a+1": ["complete", 10], "b+1": ["extracted", None]}},
+        {"entries": {"b+1": ["complete", 20]}},
+    )
+    neuron.plan({"meets": "and goes on", "entries": {"a+1": ["extracted", None], "c+1": ["extracted", None]}}, node=1)
+    run = make_run(hardware__nodes=2)
+
+    ending = compile_on_two_nodes(run, tmp_path)
+
+    assert ending == Ending(0)
+    artifact = run.require("compiled_graph_cache")
+    assert artifact.manifest.metrics["graphs"] == 2
+    assert {Path(file.name).parent.name for file in artifact.manifest.files} == {"", "MODULE_a+1", "MODULE_b+1"}
+    assert len(list(Path(artifact.location).glob("*/"))) == 1, "what the second node wrote is gone"
+    (first, again), (second,) = neuron.calls(0), neuron.calls(1)
+    assert again["argv"] == ["--command", "compile", *first["argv"]]
+    assert second["argv"][:2] == ["--command", "collect"]
+    assert {"--nproc-per-node=32", "--nnodes=2", "--node-rank=1"} <= set(second["argv"])
+    meeting = [word for word in first["argv"] if word.startswith("--master-")]
+    assert meeting == [word for word in second["argv"] if word.startswith("--master-")]
+    port = int(meeting[1].removeprefix("--master-port="))
+    assert [call["variables"]["NEURON_RT_ROOT_COMM_ID"] for call in (first, second)] == [f"127.0.0.1:{port + 1}"] * 2
+    caches = {call["variables"]["NEURON_COMPILE_CACHE_URL"] for call in (first, second)}
+    assert len(caches) == 2
+    assert not any(Path(cache).exists() for cache in caches)
+
+
+def test_a_finished_cache_for_two_nodes_starts_none_of_them(
+    make_run: Callable[..., Run], neuron: Compiler, publish: Any, tmp_path: Path
+) -> None:
+    run = make_run(hardware__nodes=2)
+    publish(run.store, run.plan("compiled_graph_cache").address, {"report.md": b""})
+
+    assert compile_on_two_nodes(run, tmp_path) == Ending(0)
+    assert neuron.calls(0) == neuron.calls(1) == []
+
+
+def test_what_a_rank_of_any_node_reports_is_this_steps_error_and_not_its_consequence(
+    make_run: Callable[..., Run], neuron: Compiler, tmp_path: Path
+) -> None:
+    """The other node's ranks lose their peers and end too, perhaps before the first node's program has ended."""
+    error = {"exit_code": InvalidInput.exit_code, "message": "the reason"}
+    neuron.plan({"meets": "and follows", "status": 1})
+    neuron.plan({"meets": "and goes on", "error": error, "status": 1}, node=1)
+    run = make_run(hardware__nodes=2)
+
+    ending = compile_on_two_nodes(run, tmp_path)
+
+    assert (type(ending.error), str(ending.error)) == (InvalidInput, "the reason")
+    assert ending.final
+    assert run.store.files.children("compiled_graph_cache") == []
+
+
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_node_that_is_killed_ends_the_rehearsal_of_all(
+    make_run: Callable[..., Run], neuron: Compiler, tmp_path: Path, killed: int
+) -> None:
+    for node in (0, 1):
+        neuron.plan({"meets": "and hangs", "entries": {"a+1": ["complete", 10]}}, node=node)
+    run = make_run(hardware__nodes=2)
+
+    with ThreadPoolExecutor(1) as pool:
+        ending = pool.submit(compile_on_two_nodes, run, tmp_path)
+        while not (neuron.calls(0) and neuron.calls(1)):
+            assert not ending.done(), ending.result()
+            time.sleep(0.05)
+        processes = [psutil.Process(neuron.calls(node)[0]["pid"]) for node in (0, 1)]
+        processes[killed].kill()
+        status = ending.result(PATIENCE).status
+
+    assert status == 137
+    assert [process for process in processes if process.is_running()] == []
+    assert run.store.files.children("compiled_graph_cache") == []

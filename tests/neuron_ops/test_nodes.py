@@ -44,11 +44,13 @@ RANK = "import time; from neuron_ops import cli; cli.run_program(lambda: time.sl
 WORLD = """
 import sys
 from neuron_ops import cli, nodes
+from neuron_ops.backends import layout
 from neuron_ops.recipe_file import load_recipe
 
 def body():
+    recipe, meeting = load_recipe(sys.argv[1]), nodes.Meeting("127.0.0.1", nodes._free_port())
     program = ["--no-python", sys.executable, "-c", sys.argv[2]]
-    nodes.run(load_recipe(sys.argv[1]), program, range(2), nodes.Meeting("127.0.0.1", nodes._free_port()))
+    nodes.run(recipe, {node: nodes.command(layout(recipe), node, meeting, program) for node in (0, 1)}, meeting)
 
 cli.run_program(body)
 """
@@ -160,9 +162,12 @@ def test_when_one_node_fails_the_others_are_ended() -> None:
         found["ranks"] = ranks_below(os.getpid())
         found["ranks"][1].kill()
 
+    recipe, meeting = recipe_of(2, 1), Meeting("127.0.0.1", nodes._free_port())
     thread = threading.Thread(target=kill_a_rank)
     thread.start()
-    ending = nodes.run(recipe_of(2, 1), program, range(2), Meeting("127.0.0.1", nodes._free_port()))
+    ending = nodes.run(
+        recipe, {node: nodes.command(layout(recipe), node, meeting, program) for node in (0, 1)}, meeting
+    )
     thread.join()
 
     assert ending == Ending(1)
@@ -204,8 +209,22 @@ def test_a_node_that_cannot_be_is_one_clear_error(words: list[str], reason: str,
     assert done.stderr.startswith(f"error: {reason}")
 
 
-def test_only_a_step_of_several_processes_has_nodes() -> None:
-    assert [verb for verb, step in BY_VERB.items() if step.launched_by_backend] == ["train"]
+@pytest.mark.parametrize(
+    ("recipe", "overrides", "expected"),
+    [
+        ("llama3_8b_lora_trn1", {}, {"compile", "train"}),
+        ("tiny_llama_cpu", {}, {"train"}),
+        ("tiny_llama_cpu", {"graph.torch_compile": True}, {"train"}),
+    ],
+)
+def test_training_takes_every_node_and_compile_only_where_a_graph_depends_on_their_number(
+    recipe: str, overrides: dict[str, object], expected: set[str]
+) -> None:
+    two_nodes = load_recipe(recipe, {**overrides, "hardware.nodes": 2})
+
+    assert {verb: nodes for verb, step in BY_VERB.items() if (nodes := step.nodes(two_nodes)) > 1} == dict.fromkeys(
+        expected, 2
+    )
 
 
 def ranks_below(pid: int) -> list[psutil.Process]:

@@ -3,7 +3,10 @@
 The pods' image holds a stand-in for our program that does what a test tells it to; one test trains for real.
 """
 
+import json
+import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -15,7 +18,7 @@ from dagster import AssetsDefinition, AssetSelection, ExecuteInProcessResult, ma
 from fine_tune_assets.assets import build_assets
 from fine_tune_assets.kubernetes.multi_node import Patience, PodTraining, open_training
 from fine_tune_assets.kubernetes.multi_node_api import Api
-from fine_tune_assets.kubernetes.multi_node_manifests import Training, manifests
+from fine_tune_assets.kubernetes.multi_node_manifests import ZONE, Training, manifests
 from fine_tune_assets.resources import fine_tuning
 from neuron_ops.ending import Ending
 from neuron_ops.errors import InvalidInput, OpsError, Unavailable
@@ -27,6 +30,8 @@ from tests.cluster.kinds import JOBS, PODS, PYTORCH_JOBS, SERVICES
 from tests.cluster.objects import Object, name_of, uid_of
 from tests.cluster.pod_setup import Image
 from tests.fine_tune_assets.conftest import Project, run_config
+from tests.neuron_ops.conftest import publish_files
+from tests.neuron_ops.graphs.played_compiler import CONFIG, Compiler
 from tests.neuron_ops.training.workbench import make_model, make_recipe, open_run
 
 # In place of neuron_ops.nodes: each node runs the test's lines of Python.
@@ -44,6 +49,7 @@ exec(sys.argv[-1])
 
 QUICK = Patience(poll=0.2, pending=2.0, silence=5.0, settle=2.0, ending=20.0)
 PATIENT = Patience(poll=0.2, silence=5.0, settle=2.0, ending=20.0)
+TRN1 = {"cpu": "128", "memory": "512Gi", "aws.amazon.com/neuron": "16", "vpc.amazonaws.com/efa": "8"}
 SLEEP = "print('node', node, 'is up', flush=True); time.sleep(600)"
 
 
@@ -68,11 +74,13 @@ class Bench:
     cluster: Cluster
     image: str = "local/program"
     hardware: HardwareSection = field(default_factory=lambda: HardwareSection(nodes=2))
+    environment: dict[str, str] = field(default_factory=dict)
     said: list[str] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
 
     def launcher(self) -> Object:
-        container = {"name": "dagster", "image": self.image, "command": ["sleep", "600"]}
+        environment = [{"name": name, "value": value} for name, value in self.environment.items()]
+        container = {"name": "dagster", "image": self.image, "command": ["sleep", "600"], "env": environment}
         spec = {"restartPolicy": "Never", "containers": [container], "terminationGracePeriodSeconds": 0}
         self.cluster.create(PODS, {"metadata": {"name": "launcher"}, "spec": spec})
         return self.cluster.wait_for_phase("launcher", "Running")
@@ -124,7 +132,7 @@ def test_every_node_learns_its_number_and_where_to_meet_and_its_log_is_followed(
     assert ending == Ending(0)
     # The test cluster has no DNS: names of headless Services become its one address.
     assert sorted(bench.lines) == [f"[node {node}] hello from {node} at 127.0.0.1:{port}\n" for node in (0, 1)]
-    assert bench.said == ["Job fine-tune-train-1 was created: 2 pods, one for each node"]
+    assert bench.said[0] == "Job fine-tune-train-1 was created: 2 pods, one for each node"
     assert_nothing_is_left(bench.cluster)
 
 
@@ -188,6 +196,23 @@ def test_a_pod_that_somebody_deletes_ends_the_training(bench: Bench) -> None:
 
     assert ending.status == 1
     assert "taken away" in ending.reason or "killed by signal 9" in ending.reason
+    assert_nothing_is_left(bench.cluster)
+
+
+def test_a_node_that_is_done_before_the_others_may_go(bench: Bench, tmp_path: Path) -> None:
+    """One that takes part in a rehearsal ends an hour before the node that compiles, and its machine with it."""
+
+    def take_the_second_node_away() -> None:
+        bench.cluster.wait_for(lambda: "node 1 has done its part" in bench.said, "the end of node 1")
+        bench.cluster.delete(PODS, bench.cluster.pod(bench.pod(1)), 0)
+        bench.cluster.wait_for(lambda: len(bench.cluster.pods("fine-tune/training")) == 1, "the pod to go")
+        time.sleep(5 * PATIENT.poll)
+        (tmp_path / "end").touch()
+
+    wait = f"while node == 0 and not os.path.exists({str(tmp_path / 'end')!r}): time.sleep(0.1)"
+    ending = bench.run_while(f"print('node', node, 'is up', flush=True)\n{wait}", take_the_second_node_away)
+
+    assert ending == Ending(0)
     assert_nothing_is_left(bench.cluster)
 
 
@@ -307,10 +332,12 @@ def test_two_pods_train_for_dagster_and_start_again_when_one_is_killed(
 
     with ThreadPoolExecutor(1) as pool:
         killed = pool.submit(kill_a_pod_after_a_checkpoint, cluster, two_pods)
-        result, lines = materialize_in_pods(two_pods)
+        result, lines = materialize_in_pods(two_pods, AssetSelection.assets("lora_checkpoints").upstream())
 
     assert result.success, lines
-    [restart] = [line for line in lines if line.endswith("All nodes start again from the last checkpoint.")]
+    [restart] = [
+        line for line in lines if line.endswith("All nodes start again, from the last checkpoint if there is one.")
+    ]
     assert f"node 1 (pod {killed.result()} on machine-" in restart
     assert "(OOMKilled)" in restart
     metrics = two_pods.run("v1").require("lora_checkpoints").manifest.metrics
@@ -322,8 +349,39 @@ def test_two_pods_train_for_dagster_and_start_again_when_one_is_killed(
     assert_nothing_is_left(cluster)
 
 
-def materialize_in_pods(project: Project) -> tuple[ExecuteInProcessResult, list[str]]:
-    """Train as a step's pod does it, and what the event log says; the other steps need no cluster here."""
+def test_two_pods_rehearse_and_the_first_publishes_what_it_compiled(
+    cluster: Cluster, project: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    neuron = Compiler(tmp_path / "bin")
+    neuron.plan({"meets": "and goes on", "entries": {"a+1": ["complete", 10]}})
+    neuron.plan({"meets": "and goes on", "entries": {"b+1": ["extracted", None]}}, node=1)
+    two_pods = replace(project, recipe="llama3_8b_lora_trn1", overrides={"hardware.nodes": 2})
+    two_pods.deliver("v1")
+    two_pods.register("v1")
+    base = two_pods.run("v1").plan("base_model")
+    publish_files(
+        two_pods.run("v1").store, base.address, {"config.json": json.dumps(CONFIG).encode()}, reads=base.reads
+    )
+    for letter in "ab":
+        cluster.add_node(f"trn1-{letter}", TRN1, {"node.kubernetes.io/instance-type": "trn1.32xlarge", ZONE: "a"})
+    bench = Bench(cluster, "local/checkout", environment=neuron.environment(os.environ["PATH"]))
+    bench.launcher()
+    monkeypatch.setenv("KUBECONFIG", str(cluster.kubeconfig))
+    monkeypatch.setenv("FINE_TUNE_OWN_POD", f"{cluster.namespace}/launcher")
+
+    result, lines = materialize_in_pods(two_pods, AssetSelection.assets("compiled_graph_cache"))
+
+    assert result.success, lines
+    assert [line for line in lines if line.startswith("Job fine-tune-compile-") and line.endswith("one for each node")]
+    assert "rehearsing training in 64 processes with neuron_parallel_compile" in lines
+    artifact = two_pods.run("v1").require("compiled_graph_cache")
+    assert {Path(file.name).parent.name for file in artifact.manifest.files} == {"", "MODULE_a+1"}
+    assert [len(neuron.calls(node)) for node in (0, 1)] == [1, 1]
+    assert_nothing_is_left(cluster)
+
+
+def materialize_in_pods(project: Project, selection: AssetSelection) -> tuple[ExecuteInProcessResult, list[str]]:
+    """Make assets as a step's pod does it, and what the event log says; steps of one node need no cluster here."""
     resources = {"fine_tuning": fine_tuning(replace(project.settings, deployment="kubernetes"))}
     with project.instance() as instance:
         result = materialize(
@@ -331,7 +389,7 @@ def materialize_in_pods(project: Project) -> tuple[ExecuteInProcessResult, list[
             resources=resources,
             instance=instance,
             partition_key="v1",
-            selection=AssetSelection.assets("lora_checkpoints").upstream(),
+            selection=selection,
             run_config=run_config(project.overrides),
             raise_on_error=False,
         )

@@ -36,6 +36,14 @@ def test_a_pod_that_failed_and_was_then_deleted_keeps_its_reason() -> None:
     assert "more memory than its limit of 8Gi" in starved.why
 
 
+def test_a_pod_that_has_done_its_work_did_not_fail_when_its_machine_is_taken_away() -> None:
+    done = ended(1, 0, reason="Completed")
+    taken_away = {"type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager", "message": "…"}
+    done["status"] = {**done["status"], "phase": "Succeeded", "conditions": [taken_away]}
+
+    assert failure(done) is None
+
+
 def test_what_happened_to_a_pod_comes_before_programs_that_ended_because_of_it() -> None:
     other, killed = failure(ended(0, 1)), failure(ended(1, 137))
 

@@ -112,19 +112,27 @@ def test_a_finished_artifact_books_nothing_and_waits_in_no_queue(artifact: str) 
     assert config["container_config"]["image"] == "slim:1"
 
 
-def test_the_pod_that_waits_for_several_nodes_books_none_of_them() -> None:
-    train = pod_config(TRAIN, _recipe(nodes=2), PODS)
-    compile_ = pod_config(BY_ARTIFACT["compiled_graph_cache"], _recipe(nodes=2), PODS)
+@pytest.mark.parametrize("artifact", ["compiled_graph_cache", "lora_checkpoints"])
+def test_the_pod_that_waits_for_several_nodes_books_none_of_them(artifact: str) -> None:
+    config = pod_config(BY_ARTIFACT[artifact], _recipe(nodes=2), PODS)
 
-    assert _limits(train) == {"cpu": "2", "memory": "8Gi", "ephemeral-storage": "50Gi"}
-    assert train["container_config"]["image"] == "neuron:1"
+    assert _limits(config) == {"cpu": "2", "memory": "8Gi", "ephemeral-storage": "50Gi"}
+    assert config["container_config"]["image"] == "neuron:1"
     # It may run where its nodes' pods may, for they copy its node selector; they wait in the queue, it does not.
-    assert "node.kubernetes.io/instance-type" not in train["pod_spec_config"]["nodeSelector"]
-    assert {"key": "aws.amazon.com/neuron", "operator": "Exists"} in train["pod_spec_config"]["tolerations"]
-    assert train["pod_template_spec_metadata"]["labels"] == {"kueue.x-k8s.io/queue-name": "trainium"}
-    assert train["job_metadata"] == {}
-    assert _limits(compile_)["aws.amazon.com/neuron"] == "16"
-    assert _limits(compile_)["vpc.amazonaws.com/efa"] == "8"
+    assert "node.kubernetes.io/instance-type" not in config["pod_spec_config"]["nodeSelector"]
+    assert {"key": "aws.amazon.com/neuron", "operator": "Exists"} in config["pod_spec_config"]["tolerations"]
+    assert config["pod_template_spec_metadata"]["labels"] == {"kueue.x-k8s.io/queue-name": "trainium"}
+    assert config["job_metadata"] == {}
+
+
+def test_where_one_node_rehearses_for_all_its_pod_books_that_node() -> None:
+    recipe = load_recipe("tiny_llama_cpu", {"graph.torch_compile": True, "hardware.backend": "cuda"})
+    two_nodes = recipe.model_copy(update={"hardware": recipe.hardware.model_copy(update={"nodes": 2})})
+
+    config = pod_config(BY_ARTIFACT["compiled_graph_cache"], two_nodes, PODS)
+
+    assert _limits(config)["nvidia.com/gpu"] == "1"
+    assert config["pod_spec_config"]["automountServiceAccountToken"] is False
 
 
 @pytest.mark.parametrize(
