@@ -61,8 +61,8 @@ def _build(name: str) -> AssetsDefinition:
     @asset(name=name, retry_policy=RetryPolicy(max_retries=1))
     def materialize(context: AssetExecutionContext, fine_tuning: ResourceParam[FineTuning]) -> None:
         FOLDER.joinpath(f"{name}-started-{time.time_ns()}").touch()
-        first, _, second = FOLDER.joinpath(name).read_text().partition(" then ")
         try:
+            first, _, second = FOLDER.joinpath(name).read_text().partition(" then ")
             BEHAVIOURS[first if starts(name) == 1 or not second else second]()
         except DagsterExecutionInterruptedError:
             raise interrupted(context, fine_tuning.deployment) from None
