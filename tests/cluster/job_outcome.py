@@ -29,6 +29,8 @@ class Tally:
     """Pods that were made and that the watch has not shown yet."""
     written: Object | None = None
     """The Job as the controller last wrote it, which the watch may not have shown yet."""
+    rests_until: float = 0.0
+    """The Job has ended, and there is nothing to do for it before this moment of time.monotonic()."""
     last_failure: float = 0.0
 
     def succeeded(self) -> list[Verdict]:

@@ -5,6 +5,7 @@ A real control plane has its own; this one is for the stand-in.
 Not here: backoffLimitPerIndex, successPolicy, managedBy.
 """
 
+import math
 import time
 from collections import defaultdict
 
@@ -66,7 +67,8 @@ class JobController:
         for uid in self._tallies.keys() - {uid_of(job) for job in self._jobs.items.values()}:
             del self._tallies[uid]
         waits = [await self._sync(key) for key in list(self._jobs.items)]
-        return min((wait for wait in waits if wait is not None), default=None)
+        soonest = min((wait for wait in waits if wait is not None), default=math.inf)
+        return None if soonest == math.inf else soonest
 
     def _list(self, old: Object | None, new: Object | None) -> None:
         for reference in dig(old, "metadata.ownerReferences", []):
@@ -84,10 +86,12 @@ class JobController:
         if (shown := self._jobs.items.get(key)) is None:
             return None
         tally = self._tallies.setdefault(uid_of(shown), Tally())
+        if tally.rests_until > time.monotonic():
+            return tally.rests_until - time.monotonic()
         job = _newest(shown, tally)
         with ignored(404, 409):  # the Job changed or went while it was looked at: its next change brings us back
             if find_condition(job, "Complete") or find_condition(job, "Failed"):
-                return await self._expire(job)
+                return await self._expire(job, tally)
             pods = self._owned.get(uid_of(job), {}).values()
             active = [pod for pod in pods if uid_of(pod) not in tally.verdicts] + list(tally.expected.values())
             if dig(job, "spec.suspend"):
@@ -206,15 +210,18 @@ class JobController:
             counts["completedIndexes"] = with_indexes(tally.indexes()) or None
         return counts
 
-    async def _expire(self, job: Object) -> float | None:
+    async def _expire(self, job: Object, tally: Tally) -> float:
         ttl = dig(job, "spec.ttlSecondsAfterFinished")
         if ttl is None:
-            return None
+            tally.rests_until = math.inf
+            return tally.rests_until
         ended = [c["lastTransitionTime"] for c in job["status"]["conditions"] if c["type"] in ("Complete", "Failed")]
         left = float(ttl) - seconds_since(ended[0])
         if left <= 0:
             await self._client.delete(JOBS, job)
-        return max(left, 0.0) + 0.1
+        wait = max(left, 0.0) + 0.1
+        tally.rests_until = time.monotonic() + wait
+        return wait
 
 
 def _newest(shown: Object, tally: Tally) -> Object:
