@@ -33,7 +33,7 @@ def programs() -> Path | None:
 
 
 @contextmanager
-def serve(folder: Path) -> Iterator[str]:
+def serve(folder: Path, *more_options: str) -> Iterator[str]:
     """Start a server on an empty folder's data; the URL has no database in it."""
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="postgres-", dir=_memory()) as name:
@@ -43,7 +43,7 @@ def serve(folder: Path) -> Iterator[str]:
         tie = shutil.which("setpriv")  # a test session that is killed takes its server along
         command = [*([tie, "--pdeathsig", "INT", "--"] if tie else []), str(_program("postgres"))]
         command += ["-D", str(data), "-p", str(port), "-k", name]
-        options = [word for option in OPTIONS for word in ("-c", option)]
+        options = [word for option in (*OPTIONS, *more_options) for word in ("-c", option)]
         with (folder / "postgres.log").open("wb") as log:
             server = subprocess.Popen([*command, *options], stdout=log, stderr=subprocess.STDOUT, user=owner)
             try:
