@@ -1,10 +1,10 @@
 """What the Kubernetes deployment costs beyond dagster_k8s's own executor, and what it asks of the API server.
 
-python benchmarks/cluster.py [--runs 5] [--storm 6] [--watched 200]
+python benchmarks/cluster.py [--runs 5] [--watched 200]
 
 Everything runs on the test cluster of tests/cluster: pods are processes of this machine, PostgreSQL and S3 are real
 servers. Printed: CPU seconds of loading the code location in a pod; of one step, command and pod together, in turn with
-the stock executor; requests for each look at a run; many runs at once, each step counted; and many watched runs.
+the stock executor; requests for each look at a run; and many watched runs. Many whole runs are cluster_storm.py's.
 """
 
 import argparse
@@ -14,7 +14,6 @@ import resource
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,10 +32,9 @@ from fine_tune_assets.kubernetes.cluster import Cluster as OurCluster  # noqa: E
 from fine_tune_assets.kubernetes.observer import Observer  # noqa: E402
 from fine_tune_assets.kubernetes.watch import Patience  # noqa: E402
 from tests.cluster import postgres  # noqa: E402
-from tests.cluster.cluster import Cluster, Times  # noqa: E402
+from tests.cluster.cluster import Cluster  # noqa: E402
 from tests.cluster.deployment import CHECKOUT, Deployment  # noqa: E402
 from tests.cluster.kinds import JOBS  # noqa: E402
-from tests.cluster.node_lifecycle import NodeTimes  # noqa: E402
 
 NUM_STEPS = 7
 PODS = {"FINE_TUNE_DEPLOYMENT": "kubernetes", "FINE_TUNE_STORE": "s3://bucket/store"}
@@ -46,7 +44,6 @@ def main() -> None:
     """Measure everything."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=5, help="pairs of each paired measurement")
-    parser.add_argument("--storm", type=int, default=6, help="runs of seven steps at once")
     parser.add_argument("--watched", type=int, default=200, help="watched runs of seven steps, without Dagster")
     arguments = parser.parse_args()
     load(arguments.runs)
@@ -54,7 +51,6 @@ def main() -> None:
         watch_many(Path(name, "watched"), arguments.watched)
         with servers(Path(name)) as deploy:
             steps(deploy, arguments.runs)
-            storm(deploy, arguments.storm)
 
 
 def load(runs: int) -> None:
@@ -80,20 +76,6 @@ def steps(deploy: Callable[[str], Deployment], runs: int) -> None:
     print(
         f"a step that does nothing, command and pod: stock {theirs / NUM_STEPS:.2f} CPU s, "
         f"ours {mine / NUM_STEPS:.2f}, difference {(mine - theirs) / NUM_STEPS:+.2f} ({runs} pairs)"
-    )
-
-
-def storm(deploy: Callable[[str], Deployment], count: int) -> None:
-    """Runs of seven steps at once, through run pods."""
-    deployment = deploy("ours")
-    started = time.monotonic()
-    commands = [deployment.execute("chain") for _ in range(count)]
-    failed = [output for command in commands if (output := command.communicate()[0]) and command.returncode]
-    ran = Counter(path.name.rpartition("-")[0] for path in (deployment.home.parent / "ran").iterdir())
-    twice = [name for name, times in ran.items() if times > 1]
-    print(
-        f"{count} runs of {NUM_STEPS} steps at once: {time.monotonic() - started:.0f} s, {len(failed)} runs failed, "
-        f"{count * NUM_STEPS - len(ran)} steps lost, {len(twice)} run twice"
     )
 
 
@@ -146,7 +128,7 @@ def _chain(deployment: Deployment) -> float:
 
 
 @contextmanager
-def servers(folder: Path) -> Iterator[Callable[[str], Deployment]]:
+def servers(folder: Path, step_pods: int = 110) -> Iterator[Callable[[str], Deployment]]:
     """PostgreSQL, S3 and a cluster for each deployment; gives what makes a deployment for one of the executors."""
     os.environ |= {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_DEFAULT_REGION": "us-east-1"}
     logging.getLogger("werkzeug").setLevel(logging.ERROR)  # not a line for each request
@@ -158,15 +140,14 @@ def servers(folder: Path) -> Iterator[Callable[[str], Deployment]]:
 
     boto3.client("s3").create_bucket(Bucket="bucket")
     clusters: list[Cluster] = []
-    with postgres.serve(folder) as server:
+    with postgres.serve(folder, "max_connections=500") as server:
 
         def deploy(executor: str) -> Deployment:
             home = folder / f"{executor}-{len(clusters)}"
-            # A busy machine's heartbeats come late; no node is lost here.
-            times = Times(node=NodeTimes(grace=600.0))
-            cluster = Cluster(home / "cluster", images={"local/*": CHECKOUT}, times=times)
+            cluster = Cluster(home / "cluster", images={"local/*": CHECKOUT})
             clusters.append(cluster.__enter__())
-            cluster.add_node("node-a", {"cpu": "1000", "memory": "4000Gi", "ephemeral-storage": "40000Gi"})
+            room = {"cpu": "1000", "memory": "4000Gi", "ephemeral-storage": "40000Gi", "pods": str(step_pods)}
+            cluster.add_node("node-a", room)
             environment = {**PODS, "EXECUTOR": executor, "CLUSTER_TEST_FOLDER": str(home)}
             environment |= {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
             database = postgres.new_database(server)

@@ -18,6 +18,7 @@ from pathlib import Path
 from neuron_ops import backends
 from neuron_ops.backends import layout
 from neuron_ops.ending import ERROR_FILE, Ending, read_error
+from neuron_ops.memory import MemoryWatch
 from neuron_ops.recipe import Recipe
 from neuron_ops.steps import Step
 
@@ -73,9 +74,9 @@ def run(
 ) -> Ending:
     """Run a step's program to its end; also what error of ours it ended with. `on_line` as for `execute`."""
     with tempfile.TemporaryDirectory(prefix="fine-tune-error-") as scratch:
-        file = Path(scratch, "error")
+        file, memory = Path(scratch, "error"), MemoryWatch()
         status = execute(argv, {**extra_environment, ERROR_FILE: str(file)}, on_line)
-        return Ending(status, read_error(file))
+        return Ending(status, read_error(file), memory.verdict() if status != 0 else "")
 
 
 def execute(

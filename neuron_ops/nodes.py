@@ -22,6 +22,7 @@ from neuron_ops import backends, cli, launch
 from neuron_ops.backends import Layout
 from neuron_ops.ending import ERROR_FILE, Ending, read_error
 from neuron_ops.errors import InvalidInput
+from neuron_ops.memory import MemoryWatch
 from neuron_ops.recipe import Recipe
 from neuron_ops.recipe_file import load_recipe
 from neuron_ops.steps import BY_VERB, STEPS, Step
@@ -67,7 +68,7 @@ def command(world: Layout, node: int, meeting: Meeting, program: Sequence[str]) 
 def run(recipe: Recipe, commands: Mapping[int, Sequence[str]], meeting: Meeting) -> Ending:
     """Run the groups of these nodes to their end; when one fails, the others are ended."""
     with tempfile.TemporaryDirectory(prefix="fine-tune-nodes-") as scratch:
-        error_file = Path(scratch, "error")
+        error_file, memory = Path(scratch, "error"), MemoryWatch()
         environment = {
             **backends.environment(recipe),
             # The port beside the one that torchrun meets on.
@@ -84,7 +85,7 @@ def run(recipe: Recipe, commands: Mapping[int, Sequence[str]], meeting: Meeting)
             status = _wait(groups)
         finally:
             _end(list(groups.values()))
-        return Ending(status, read_error(error_file))
+        return Ending(status, read_error(error_file), memory.verdict() if status != 0 else "")
 
 
 def _wait(groups: dict[int, subprocess.Popen[bytes]]) -> int:
@@ -159,9 +160,8 @@ def _main(arguments: argparse.Namespace) -> int:
     if ending.error is not None:
         raise ending.error
     if ending.status != 0:  # last, below what torchrun says of processes that it ended because of the first
-        log.error(
-            "%s failed, and no process could say why; what torchrun calls the root cause came first", arguments.verb
-        )
+        unknown = "and no process could say why; what torchrun calls the root cause came first"
+        log.error("%s failed, %s", arguments.verb, ending.reason or unknown)
     return ending.status if ending.status >= 0 else 128 - ending.status
 
 

@@ -168,7 +168,8 @@ def _death(pod: Object) -> Ended:
     for status in _container_statuses(pod):
         ended = (status.get("state") or {}).get("terminated") or {}
         if ended.get("reason") == "OOMKilled":
-            return Ended(f"its container used more memory than its limit of {_memory_limit(pod, status)} (OOMKilled)")
+            limit = _memory_limit(pod, status)
+            return Ended(f"its container used more memory than its limit of {limit} (OOMKilled)", pod=_name(pod))
     if (taken := disruption(pod)) is not None:
         return Ended(f"pod {_name(pod)} was taken from node {_node(pod)} ({taken})")
     for status in _container_statuses(pod):

@@ -66,6 +66,8 @@ class PodTraining:
     say: Callable[[str], None]
     write: Callable[[str], None]
     patience: Patience = Patience()
+    clock: Callable[[], float] = time.monotonic
+    """What patience is measured with, in seconds."""
     _pods: dict[int, str] = field(default_factory=dict)
     """Uid of each node's pod, once it was seen."""
     _done: set[int] = field(default_factory=set)
@@ -94,7 +96,7 @@ class PodTraining:
         self.say(f"{self._kind} {self.training.name} was created: {nodes} pods, one for each node")
 
     def _watch(self, logs: Logs) -> Ending:
-        pending_since = time.monotonic()
+        pending_since = self.clock()
         while True:
             job, pods = self._look()
             logs.follow(pods)
@@ -109,11 +111,11 @@ class PodTraining:
             if outcome == "failed" or self._lost(pods) or any(failure(pod) for pod in pods):
                 return self._explain(logs)
             if job is not None and (job.get("spec") or {}).get("suspend"):
-                pending_since = time.monotonic()  # a queue holds it back on purpose
+                pending_since = self.clock()  # a queue holds it back on purpose
             reasons = self._waiting(pods)
             if not reasons:
-                pending_since = time.monotonic()
-            elif time.monotonic() - pending_since > self.patience.pending:
+                pending_since = self.clock()
+            elif self.clock() - pending_since > self.patience.pending:
                 return Ending(1, self._given_up(reasons))
             time.sleep(self.patience.poll)
 
@@ -149,7 +151,7 @@ class PodTraining:
     def _explain(self, logs: Logs) -> Ending:
         """The failure that the others follow from, once there is no more to learn."""
         failures: dict[int, Failure] = {}
-        deadline = time.monotonic() + self.patience.settle
+        deadline = self.clock() + self.patience.settle
         while True:
             job, pods = self._look()
             logs.follow(pods)
@@ -157,7 +159,7 @@ class PodTraining:
                 failures.setdefault(found.node, found)
             told = any(item.cause for item in failures.values())
             alive = [pod for pod in pods if phase(pod) == "Running" and not pod["metadata"].get("deletionTimestamp")]
-            if told or not alive or time.monotonic() > deadline:
+            if told or not alive or self.clock() > deadline:
                 break
             time.sleep(min(1.0, self.patience.poll))
         if failures:
@@ -171,12 +173,12 @@ class PodTraining:
         return job, self._patiently(lambda: self.api.pods(self.training.namespace, self.training.selector))
 
     def _patiently(self, ask: Callable[[], T]) -> T:
-        deadline = time.monotonic() + self.patience.silence
+        deadline = self.clock() + self.patience.silence
         while True:
             try:
                 return ask()
             except Unavailable:
-                if time.monotonic() > deadline:
+                if self.clock() > deadline:
                     raise
             time.sleep(self.patience.poll)
 
@@ -188,8 +190,8 @@ class PodTraining:
                 self.say(f"{error} It goes when the pod of this step goes.")
 
     def _wait_until_gone(self) -> None:
-        deadline = time.monotonic() + self.patience.ending
-        while time.monotonic() < deadline:
+        deadline = self.clock() + self.patience.ending
+        while self.clock() < deadline:
             if not self._patiently(lambda: self.api.pods(self.training.namespace, self.training.selector)):
                 return
             time.sleep(min(1.0, self.patience.poll))

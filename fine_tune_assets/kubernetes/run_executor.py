@@ -1,9 +1,10 @@
-"""Dagster's step-delegating executor, with a cancel that means cancel."""
+"""Dagster's step-delegating executor, with a cancel that means cancel and an interrupt that is no failure yet."""
 
 from collections.abc import Iterator
 
-from dagster import DagsterEvent, DagsterRunStatus
+from dagster import DagsterEvent, DagsterInstance, DagsterRunStatus
 from dagster._core.execution.context.system import PlanOrchestrationContext
+from dagster._core.execution.plan.objects import ErrorSource
 from dagster._core.execution.plan.plan import ExecutionPlan
 from dagster._core.executor.step_delegating import StepDelegatingExecutor
 
@@ -11,7 +12,7 @@ from fine_tune_assets.kubernetes.step_handler import PodStepHandler
 
 
 class RunExecutor(StepDelegatingExecutor):
-    """Leaves no pod behind when the run will not go on.
+    """Leaves no pod behind when the run will not go on, and lets Kubernetes say what became of an interrupted pod.
 
     Where run monitoring may resume a run, Dagster forwards no termination to the steps at all: it does not tell a
     person's cancel from a run pod that is moved. The run's status does.
@@ -29,3 +30,14 @@ class RunExecutor(StepDelegatingExecutor):
             run = plan_context.instance.get_run_by_id(plan_context.run_id)
             if run is None or run.is_finished or run.status == DagsterRunStatus.CANCELING:
                 self._pods.delete_unfinished()
+
+    def _pop_events(self, instance: DagsterInstance, run_id: str, seen_storage_ids: set[int]) -> list[DagsterEvent]:
+        events = super()._pop_events(instance, run_id, seen_storage_ids)
+        return [event for event in events if not _is_interrupt(event)]
+
+
+def _is_interrupt(event: DagsterEvent) -> bool:
+    """Whether a pod reports that it was told to end. An interrupt before or after the asset's own code never meets
+    interruption.py, and Dagster calls it a failure. The pod's end shows whether it is one: Kubernetes starts a
+    disrupted pod again, and of any other the step handler says that it was deleted."""
+    return event.is_step_failure and event.step_failure_data.error_source == ErrorSource.INTERRUPT

@@ -23,7 +23,7 @@ from tests.cluster.kinds import EVENTS, JOBS, NAMESPACES, NODES, PODS, Kind
 from tests.cluster.kubeconfig import write_kubeconfig
 from tests.cluster.kubelet import Kubelet, NodeSpec
 from tests.cluster.node_lifecycle import NodeLifecycle, NodeTimes
-from tests.cluster.objects import Object, dig, name_of, uid_of
+from tests.cluster.objects import Object, condition, dig, name_of, uid_of, with_conditions
 from tests.cluster.pod_setup import Image
 from tests.cluster.pod_worker import KubeletSettings, PodWorker
 from tests.cluster.requests import Fault
@@ -31,6 +31,7 @@ from tests.cluster.scheduler import Scheduler
 from tests.cluster.tasks import cancel_all, spawn
 
 T = TypeVar("T")
+LONG_AGO = "2000-01-01T00:00:00Z"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ class Times:
     backoff: float = 0.5
     """Between two tries to pull, to restart or to replace a pod that failed (10 s and more)."""
     node: NodeTimes = field(default_factory=NodeTimes)
-    """Until a silent node is given up (40 s, then 300 s)."""
+    """Until the pods of a silent node are given up (300 s), and it itself."""
 
 
 class Cluster:
@@ -122,6 +123,12 @@ class Cluster:
     def delete(self, kind: Kind, thing: Object, grace_seconds: int | None = None) -> None:
         self.call(self._client.delete(kind, thing, grace_seconds))
 
+    def versions(self, kind: Kind, name: str) -> list[Object]:
+        """All that an object has been: also what did not last until somebody looked."""
+        if self.server is None:
+            raise RuntimeError("A real API server does not tell what an object has been.")
+        return self.server.store.versions(kind, name)
+
     def log(self, pod: str) -> str:
         """The log of a pod's first container, as `kubectl logs` shows it."""
         response = self.api.read_namespaced_pod_log(pod, self.namespace, _preload_content=False)
@@ -180,8 +187,8 @@ class Cluster:
         self._on_worker(pod, lambda worker: worker.evict(message, grace_seconds))
 
     def lose_node(self, name: str) -> None:
-        """The machine is gone, and nobody has been told."""
-        self.call(self._kubelets.pop(name).lose())
+        """The machine is gone, nobody has been told, and the time passes after which it is missed."""
+        self.call(self._lose(name))
 
     def reclaim_node(self, name: str, grace_seconds: int = 2) -> None:
         """A spot interruption with a termination handler: cordon, evict every pod, then the machine is gone."""
@@ -201,6 +208,13 @@ class Cluster:
         kubelet = Kubelet(self._client, spec, settings, heartbeat=self._times.node.grace / 3)
         self._kubelets[spec.name] = kubelet
         await kubelet.start()
+
+    async def _lose(self, name: str) -> None:
+        await self._kubelets.pop(name).lose()
+        if self.server is not None:  # a real control plane has its own clock
+            node = await self._client.get(NODES, "", name)
+            old = with_conditions(node, condition("Ready") | {"lastHeartbeatTime": LONG_AGO})
+            await self._client.patch_status(NODES, node, {"conditions": old})
 
     async def _reclaim(self, name: str, grace_seconds: int) -> None:
         node = await self._client.get(NODES, "", name)
@@ -235,7 +249,10 @@ class Cluster:
             await self._stop.wait()
             await asyncio.gather(*(kubelet.lose() for kubelet in self._kubelets.values()))
             await cancel_all(tasks)
-        await asyncio.sleep(0.02)  # connections that were told to close need some more turns of the loop
+        for _ in range(
+            20
+        ):  # connections that were told to close need some more turns of the loop, however long each is
+            await asyncio.sleep(0.001)
 
     async def _start_control_plane(self) -> list[asyncio.Task[None]]:
         await self._client.create(NAMESPACES, "", {"metadata": {"name": self.namespace}})

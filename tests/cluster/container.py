@@ -74,14 +74,12 @@ class Container:
 
     def terminate(self) -> None:
         """Ask it to end. As in a container, only its first process hears it."""
-        if self._process is not None and self._process.returncode is None:
-            self._process.terminate()
+        self._signal(signal.SIGTERM)
 
     def kill(self, cause: str = "") -> None:
         """End it at once; the cause is what its status says afterwards."""
         self._cause = self._cause or cause
-        if self._process is not None and self._process.returncode is None:
-            self._process.kill()
+        self._signal(signal.SIGKILL)
 
     def kill_all(self) -> None:
         """Kill every process of the container: those in its group, and those that left the group."""
@@ -91,6 +89,13 @@ class Container:
             for pid in _marked(self._identity):
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
+
+    def _signal(self, number: signal.Signals) -> None:
+        # Not by asyncio's process: before it signals, it looks whether the process has ended, and takes its exit code
+        # from under the thread that waits for it. The container's would then be 255.
+        if self._process is not None and self._process.returncode is None:
+            with suppress(ProcessLookupError):
+                os.kill(self._process.pid, number)
 
     def _end(self, code: int, reason: str, message: str) -> None:
         started = self.state.get("running", {}).get("startedAt", now())

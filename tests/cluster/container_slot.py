@@ -26,7 +26,8 @@ class Slot:
         return "running" in self.state
 
     def status(self) -> Object:
-        last = self.container if self.waiting and self.container else self.previous
+        has_ended = self.container is not None and self.container.exit_code is not None
+        last = self.container if self.waiting and has_ended else self.previous
         return {
             "name": self.spec["name"],
             "image": self.spec["image"],

@@ -133,7 +133,7 @@ def stop(process: "subprocess.Popen[str]") -> str:
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGINT)
     try:
-        return process.communicate(timeout=30)[0]
+        return process.communicate(timeout=120)[0]
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         return process.communicate()[0]

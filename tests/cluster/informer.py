@@ -10,7 +10,7 @@ from aiohttp import ClientError, ClientResponse
 
 from tests.cluster.errors import ApiError
 from tests.cluster.kinds import Kind
-from tests.cluster.objects import Object, name_of, namespace_of
+from tests.cluster.objects import Object, name_of, namespace_of, uid_of
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +78,9 @@ class Informer:
         old = self.items.get(key)
         if old == new:
             return
+        if old is not None and new is not None and uid_of(old) != uid_of(new):
+            self._change(key, None)  # one that went while the watch was broken; this is another of its name
+            old = None
         if new is None:
             self.items.pop(key, None)
         else:

@@ -27,6 +27,10 @@ class Tally:
     """By the pod's UID."""
     expected: dict[str, Object] = field(default_factory=dict)
     """Pods that were made and that the watch has not shown yet."""
+    written: Object | None = None
+    """The Job as the controller last wrote it, which the watch may not have shown yet."""
+    rests_until: float = 0.0
+    """The Job has ended, and there is nothing to do for it before this moment of time.monotonic()."""
     last_failure: float = 0.0
 
     def succeeded(self) -> list[Verdict]:

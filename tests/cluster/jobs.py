@@ -5,6 +5,7 @@ A real control plane has its own; this one is for the stand-in.
 Not here: backoffLimitPerIndex, successPolicy, managedBy.
 """
 
+import math
 import time
 from collections import defaultdict
 
@@ -37,6 +38,8 @@ class JobController:
     def __init__(self, client: Client, backoff_seconds: float = 10.0) -> None:
         self._client, self._backoff = client, backoff_seconds
         self._tallies: dict[str, Tally] = {}
+        self._owned: dict[str, dict[str, Object]] = defaultdict(dict)
+        """A Job's pods as the watch shows them, by its UID and theirs."""
 
     async def run(self) -> None:
         self._jobs, self._pods = await self._client.informer(JOBS), await self._client.informer(PODS)
@@ -46,6 +49,7 @@ class JobController:
     def _notice(self, old: Object | None, new: Object | None) -> None:
         """Count a pod when it ends, and one that is gone before it ended: no later look would show it."""
         pod = new or old
+        self._list(old, new)
         owner = next((r for r in dig(pod, "metadata.ownerReferences", []) if r["kind"] == "Job"), None)
         if pod is None or owner is None:
             return
@@ -62,23 +66,33 @@ class JobController:
     async def _reconcile(self) -> float | None:
         for uid in self._tallies.keys() - {uid_of(job) for job in self._jobs.items.values()}:
             del self._tallies[uid]
-        pods = self._pods_by_owner()
-        waits = [await self._sync(job, pods[uid_of(job)]) for job in list(self._jobs.items.values())]
-        return min((wait for wait in waits if wait is not None), default=None)
+        waits = [await self._sync(key) for key in list(self._jobs.items)]
+        soonest = min((wait for wait in waits if wait is not None), default=math.inf)
+        return None if soonest == math.inf else soonest
 
-    def _pods_by_owner(self) -> dict[str, list[Object]]:
-        owned: dict[str, list[Object]] = defaultdict(list)
-        for pod in self._pods.items.values():
-            for reference in pod["metadata"].get("ownerReferences") or []:
-                if reference.get("controller"):
-                    owned[reference["uid"]].append(pod)
-        return owned
+    def _list(self, old: Object | None, new: Object | None) -> None:
+        for reference in dig(old, "metadata.ownerReferences", []):
+            pods = self._owned.get(reference["uid"], {})
+            pods.pop(uid_of(old or {}), None)
+            if not pods:
+                self._owned.pop(reference["uid"], None)
+        for reference in dig(new, "metadata.ownerReferences", []):
+            if new is not None and reference.get("controller"):
+                self._owned[reference["uid"]][uid_of(new)] = new
 
-    async def _sync(self, job: Object, pods: list[Object]) -> float | None:
+    async def _sync(self, key: tuple[str, str]) -> float | None:
+        # What the watch shows by now, not what it showed when the pass began: a pod that it has shown meanwhile is
+        # expected no more, and would be made again.
+        if (shown := self._jobs.items.get(key)) is None:
+            return None
+        tally = self._tallies.setdefault(uid_of(shown), Tally())
+        if tally.rests_until > time.monotonic():
+            return tally.rests_until - time.monotonic()
+        job = _newest(shown, tally)
         with ignored(404, 409):  # the Job changed or went while it was looked at: its next change brings us back
             if find_condition(job, "Complete") or find_condition(job, "Failed"):
-                return await self._expire(job)
-            tally = self._tallies.setdefault(uid_of(job), Tally())
+                return await self._expire(job, tally)
+            pods = self._owned.get(uid_of(job), {}).values()
             active = [pod for pod in pods if uid_of(pod) not in tally.verdicts] + list(tally.expected.values())
             if dig(job, "spec.suspend"):
                 await self._suspend(job, active, tally)
@@ -88,7 +102,7 @@ class JobController:
 
     async def _advance(self, job: Object, active: list[Object], tally: Tally) -> float | None:
         if not dig(job, "status.startTime"):
-            job = await self._start(job)
+            job = await self._start(job, tally)
         if failure := self._failure(job, active, tally):
             await self._finish(job, active, tally, condition("Failed", "True", *failure))
             return None
@@ -126,13 +140,13 @@ class JobController:
             return "DeadlineExceeded", "Job was active longer than specified deadline"
         return None
 
-    async def _start(self, job: Object) -> Object:
+    async def _start(self, job: Object, tally: Tally) -> Object:
         status: Object = {"startTime": now()}
         if is_true(job, "Suspended"):
             resumed = condition("Suspended", "False", "JobResumed", "Job resumed")
             status["conditions"] = with_conditions(job, resumed)
             await self._client.event(job, "Normal", "Resumed", "Job resumed", SOURCE)
-        return await self._client.patch_status(JOBS, job, status)
+        return await self._write(job, status, tally)
 
     async def _suspend(self, job: Object, active: list[Object], tally: Tally) -> None:
         for pod in active:
@@ -142,7 +156,7 @@ class JobController:
             return
         suspended = condition("Suspended", "True", "JobSuspended", "Job suspended")
         status = {"conditions": with_conditions(job, suspended), "active": 0, "ready": 0, "startTime": None}
-        await self._client.patch_status(JOBS, job, status)
+        await self._write(job, status, tally)
         await self._client.event(job, "Normal", "Suspended", "Job suspended", SOURCE)
 
     async def _finish(self, job: Object, active: list[Object], tally: Tally, outcome: Object) -> None:
@@ -153,7 +167,7 @@ class JobController:
         extra = {} if failed else {"completionTime": now()}
         sign = outcome | {"type": "FailureTarget" if failed else "SuccessCriteriaMet"}
         status = self._counts(job, [], tally) | extra | {"conditions": with_conditions(job, sign, outcome)}
-        await self._client.patch_status(JOBS, job, status)
+        await self._write(job, status, tally)
         reason = outcome["reason"] if failed else "Completed"
         message = outcome["message"] if failed else "Job completed"
         await self._client.event(job, "Warning" if failed else "Normal", reason, message, SOURCE)
@@ -177,7 +191,11 @@ class JobController:
     async def _report(self, job: Object, active: list[Object], tally: Tally) -> None:
         counts = self._counts(job, active, tally)
         if any(dig(job, f"status.{key}", 0) != (value or 0) for key, value in counts.items()):
-            await self._client.patch_status(JOBS, job, counts)
+            await self._write(job, counts, tally)
+
+    async def _write(self, job: Object, status: Object, tally: Tally) -> Object:
+        tally.written = await self._client.patch_status(JOBS, job, status)
+        return tally.written
 
     def _counts(self, job: Object, active: list[Object], tally: Tally) -> Object:
         """As the real controller writes them: what is zero is left out, but for `ready`."""
@@ -192,15 +210,25 @@ class JobController:
             counts["completedIndexes"] = with_indexes(tally.indexes()) or None
         return counts
 
-    async def _expire(self, job: Object) -> float | None:
+    async def _expire(self, job: Object, tally: Tally) -> float:
         ttl = dig(job, "spec.ttlSecondsAfterFinished")
         if ttl is None:
-            return None
+            tally.rests_until = math.inf
+            return tally.rests_until
         ended = [c["lastTransitionTime"] for c in job["status"]["conditions"] if c["type"] in ("Complete", "Failed")]
         left = float(ttl) - seconds_since(ended[0])
         if left <= 0:
             await self._client.delete(JOBS, job)
-        return max(left, 0.0) + 0.1
+        wait = max(left, 0.0) + 0.1
+        tally.rests_until = time.monotonic() + wait
+        return wait
+
+
+def _newest(shown: Object, tally: Tally) -> Object:
+    """The Job as the watch shows it, or as it was written since: what was done is not done again."""
+    revision = int(shown["metadata"]["resourceVersion"])
+    written = tally.written
+    return written if written and int(written["metadata"]["resourceVersion"]) > revision else shown
 
 
 def _is_complete(job: Object, active: list[Object], tally: Tally) -> bool:

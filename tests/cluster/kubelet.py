@@ -160,13 +160,20 @@ def _log_options(query: Mapping[str, str]) -> LogOptions:
     if seconds := query.get("sinceSeconds"):
         since = time.time_ns() - int(seconds) * 10**9
     elif stamp := query.get("sinceTime"):
-        since = int(datetime.fromisoformat(stamp).timestamp() * 10**9)
+        since = _nanoseconds(stamp)
     return LogOptions(
         follow=query.get("follow", "").lower() == "true",
         timestamps=query.get("timestamps", "").lower() == "true",
         tail=int(query["tailLines"]) if "tailLines" in query else None,
         since_ns=since,
     )
+
+
+def _nanoseconds(stamp: str) -> int:
+    """A time as logs have it, exactly: as a number of seconds with a fraction it would lose lines."""
+    whole, _, fraction = stamp.removesuffix("Z").partition(".")
+    seconds = int(datetime.fromisoformat(f"{whole}+00:00").timestamp())
+    return seconds * 10**9 + int(fraction.ljust(9, "0")[:9] or 0)
 
 
 @cache

@@ -60,7 +60,7 @@ class PodWorker:
     def stop(self, grace_seconds: float) -> None:
         """Ask the containers to end, and kill those that are still there after the grace period."""
         self._stopping.set()
-        self._tasks.append(spawn(self._end_containers(grace_seconds)))
+        self._tasks.append(spawn(self._stop(grace_seconds)))
 
     def evict(self, message: str, grace_seconds: float = 0.0) -> None:
         """What a kubelet does when its node runs out of memory or disk."""
@@ -80,6 +80,10 @@ class PodWorker:
         for slot in self.all_slots().values():
             if slot.container is not None:
                 slot.container.kill()
+        await self.done()
+
+    async def done(self) -> None:
+        """Until there is nothing more to do for the pod, as far as is known."""
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _run(self) -> None:
@@ -88,6 +92,16 @@ class PodWorker:
             await self._run_containers()
         self._finished = True
         await self._report()
+        await self._leave()
+
+    async def _stop(self, grace_seconds: float) -> None:
+        await self._end_containers(grace_seconds)
+        await self._leave()  # the pod may have ended by itself, before it was known that it is to go
+
+    async def _leave(self) -> None:
+        """Take a pod that was deleted, and has ended, out of the cluster."""
+        if not self._finished:
+            return
         if self._pod["metadata"].get("deletionTimestamp") and not self._dead.is_set():
             await insist(partial(self._client.delete, PODS, self._pod, grace_seconds=0), self._dead)
 

@@ -8,7 +8,6 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -17,6 +16,8 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import psycopg2
+
+from tests.ports import free_port
 
 USER = "dagster"
 OPTIONS = ("fsync=off", "synchronous_commit=off", "full_page_writes=off", "listen_addresses=127.0.0.1")
@@ -32,9 +33,9 @@ def programs() -> Path | None:
 
 
 @contextmanager
-def serve(folder: Path) -> Iterator[str]:
+def serve(folder: Path, *more_options: str) -> Iterator[str]:
     """Start a server on an empty folder's data; the URL has no database in it."""
-    port = _free_port()
+    port = free_port()
     with tempfile.TemporaryDirectory(prefix="postgres-", dir=_memory()) as name:
         data = Path(name) / "data"
         owner = _owner(Path(name))
@@ -42,7 +43,7 @@ def serve(folder: Path) -> Iterator[str]:
         tie = shutil.which("setpriv")  # a test session that is killed takes its server along
         command = [*([tie, "--pdeathsig", "INT", "--"] if tie else []), str(_program("postgres"))]
         command += ["-D", str(data), "-p", str(port), "-k", name]
-        options = [word for option in OPTIONS for word in ("-c", option)]
+        options = [word for option in (*OPTIONS, *more_options) for word in ("-c", option)]
         with (folder / "postgres.log").open("wb") as log:
             server = subprocess.Popen([*command, *options], stdout=log, stderr=subprocess.STDOUT, user=owner)
             try:
@@ -87,12 +88,6 @@ def _owner(folder: Path) -> str | None:
 def _memory() -> str | None:
     """Where files cost no disk; the ordinary temporary folder elsewhere."""
     return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _wait_until_up(server: subprocess.Popen[bytes], port: int, log: Path) -> None:

@@ -58,6 +58,12 @@ class Store:
             raise not_found(kind, name)
         return found
 
+    def versions(self, kind: Kind, name: str) -> list[Object]:
+        """All that an object of this name has been, the oldest first, the last also where it was deleted."""
+        changes = list(self._history[kind])  # in one go, for whoever asks from another thread
+        things = [change.new or change.old for change in changes]
+        return [thing for thing in things if thing is not None and name_of(thing) == name]
+
     def create(self, kind: Kind, namespace: str, body: Object) -> Object:
         metadata = dict(body.get("metadata") or {})
         if not metadata.get("name"):

@@ -1,15 +1,26 @@
 """What containers find, how they end, and what their pods' status says about it."""
 
+import asyncio
 import base64
+import os
+import re
 import subprocess
-import time
-from typing import Any
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, cast
+
+import psutil
+import urllib3
 
 from tests.cluster.checkout import CHECKOUT
+from tests.cluster.client import Client
 from tests.cluster.cluster import Cluster
 from tests.cluster.conftest import container, pod
-from tests.cluster.kinds import CLAIMS, CONFIG_MAPS, NODES, PODS, SECRETS, SERVICES
-from tests.cluster.objects import Object, dig, find_condition, is_true
+from tests.cluster.container import Container
+from tests.cluster.kinds import CLAIMS, CONFIG_MAPS, NODES, PODS, SECRETS, SERVICES, Kind
+from tests.cluster.objects import Object, dig, find_condition, is_true, merge_patch
+from tests.cluster.pod_setup import Launch
+from tests.cluster.pod_worker import KubeletSettings, PodWorker
 
 WAIT = "trap 'echo asked to end; exit 3' TERM; echo started; while true; do sleep 0.05; done"
 
@@ -218,15 +229,18 @@ def test_a_pod_that_does_not_listen_is_killed_after_its_grace_period(cluster: Cl
     wait_until_started(cluster, "deaf")
 
     cluster.delete(PODS, cluster.pod("deaf"), grace_seconds=1)
-    assert cluster.pod("deaf")["metadata"]["deletionTimestamp"]
 
     cluster.wait_for(lambda: not cluster.pods(), "the pod to be gone")
+    last = cluster.versions(PODS, "deaf")[-1]
+    assert last["metadata"]["deletionTimestamp"]
+    assert last["status"]["containerStatuses"][0]["state"]["terminated"]["exitCode"] == 137
 
 
 def test_what_a_container_started_ends_with_it_even_in_a_session_of_its_own(cluster: Cluster) -> None:
-    run(cluster, "setsid sleep 4711 & echo done")
+    orphan = f"sleep 4711.{os.getpid()}"  # no other test session's
+    run(cluster, f"setsid {orphan} & echo done")
 
-    cluster.wait_for(lambda: not _is_running("sleep 4711"), "the orphan to be gone", 5)
+    cluster.wait_for(lambda: not _is_running(orphan), "the orphan to be gone")
 
 
 def test_a_lost_node_is_silent_then_unreachable_then_gone_and_its_pods_with_it(cluster: Cluster) -> None:
@@ -235,12 +249,67 @@ def test_a_lost_node_is_silent_then_unreachable_then_gone_and_its_pods_with_it(c
 
     cluster.lose_node("node-a")
 
-    assert dig(cluster.pod("stranded"), "status.phase") == "Running"  # nobody has noticed yet
-    node = cluster.wait_for(lambda: _not_ready(cluster), "the node to be missed")
-    assert node["message"] == "Kubelet stopped posting node status."
-    disruption = cluster.wait_for(lambda: find_condition(cluster.pod("stranded"), "DisruptionTarget"), "the eviction")
-    assert disruption["reason"] == "DeletionByTaintManager"
     cluster.wait_for(lambda: not cluster.pods() and not cluster.objects(NODES), "everything to be gone")
+    silent = [c for c in _conditions(cluster, NODES, "node-a", "Ready") if c["status"] == "Unknown"]
+    assert silent[0]["message"] == "Kubelet stopped posting node status."
+    disruptions = _conditions(cluster, PODS, "stranded", "DisruptionTarget")
+    assert disruptions[0]["reason"] == "DeletionByTaintManager"
+    # The machine says no more: what the pod was last is what it stayed until its node was forgotten.
+    assert cluster.versions(PODS, "stranded")[-1]["status"]["containerStatuses"][0]["state"]["running"]
+
+
+class SlowWatch:
+    """A kubelet's client whose watch is behind: the pod was deleted, and its worker does not know yet."""
+
+    def __init__(self) -> None:
+        self.deleted: list[str] = []
+
+    async def patch_status(self, kind: Kind, thing: Object, status: Object) -> Object:
+        return {}
+
+    async def delete(self, kind: Kind, thing: Object, grace_seconds: int | None = None) -> None:
+        self.deleted.append(thing["metadata"]["name"])
+
+
+def test_a_pod_that_ends_before_its_kubelet_knows_that_it_is_deleted_goes_nevertheless(tmp_path: Path) -> None:
+    watch = SlowWatch()
+    ending = pod("ending")
+    ending["metadata"] |= {"namespace": "default", "uid": "1"}
+    ending["spec"]["containers"] = []  # has ended as soon as it begins
+
+    async def end_and_learn_of_it() -> None:
+        worker = PodWorker(cast(Client, watch), KubeletSettings(tmp_path, {}), ending)
+        await worker.done()
+        worker.update(merge_patch(ending, {"metadata": {"deletionTimestamp": "2026-11-01T00:00:00Z"}}))
+        worker.stop(0)
+        await worker.done()
+
+    asyncio.run(end_and_learn_of_it())
+
+    assert watch.deleted == ["ending"]
+
+
+def test_a_container_s_exit_code_is_its_own_however_soon_after_one_another_it_is_signalled(tmp_path: Path) -> None:
+    launch = Launch(("sleep", "60"), dict(os.environ), tmp_path, tmp_path / "message")
+
+    async def end(number: int) -> int | None:
+        one = Container({"name": "main"}, f"test/{os.getpid()}/{number}", tmp_path / f"{number}.log")
+        await one.start(launch)
+        waiting = asyncio.create_task(one.wait())
+        one.terminate()
+        _wait_until_dead(one)  # with the loop held: nobody has been told
+        one.kill()
+        await waiting
+        return one.exit_code
+
+    assert {asyncio.run(end(number)) for number in range(20)} == {143}
+
+
+def _wait_until_dead(container: Container) -> None:
+    assert container._process is not None
+    with suppress(psutil.NoSuchProcess):
+        while psutil.Process(container._process.pid).status() != psutil.STATUS_ZOMBIE:
+            pass
 
 
 def test_the_log_of_a_pod_that_has_not_started_says_why(cluster: Cluster) -> None:
@@ -261,12 +330,27 @@ def test_logs_can_be_cut_and_stamped(cluster: Cluster) -> None:
     assert tail.data.decode() == "two\nthree\n"
     stamps = [line.split(" ")[0] for line in stamped.data.decode().splitlines()]
     assert stamps == sorted(set(stamps))
-    assert stamps[0].startswith(time.strftime("%Y-"))
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z", stamp) for stamp in stamps)
 
 
-def _not_ready(cluster: Cluster) -> Object | None:
-    ready = find_condition(cluster.objects(NODES)[0], "Ready")
-    return ready if ready and ready["status"] == "Unknown" else None
+def test_a_log_goes_on_after_the_line_that_was_read_last(cluster: Cluster) -> None:
+    run(cluster, "seq 300")
+    stamped = cluster.api.read_namespaced_pod_log("probe", "default", timestamps=True, _preload_content=False)
+    lines = stamped.data.decode().splitlines()
+
+    rest = urllib3.request("GET", f"{_log_url(cluster, 'probe')}?sinceTime={lines[100].split(' ')[0]}")
+
+    assert rest.data.decode().split() == [str(number) for number in range(101, 301)]
+
+
+def _conditions(cluster: Cluster, kind: Kind, name: str, condition: str) -> list[Object]:
+    """What a condition of an object has been, as long as it had it."""
+    found = [find_condition(version, condition) for version in cluster.versions(kind, name)]
+    return [each for each in found if each is not None]
+
+
+def _log_url(cluster: Cluster, pod: str) -> str:
+    return f"{cluster.api.api_client.configuration.host}/api/v1/namespaces/default/pods/{pod}/log"
 
 
 def _is_running(command: str) -> bool:

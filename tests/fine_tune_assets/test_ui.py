@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import socket
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from playwright.sync_api import Locator, Page, expect, sync_playwright
 from fine_tune_assets.checks import CHECKS
 from neuron_ops.steps import RAW_DATASET, STEPS
 from tests.fine_tune_assets.conftest import Project
+from tests.ports import free_port
 
 pytestmark = [pytest.mark.ui, pytest.mark.slow]
 
@@ -54,9 +54,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, dagster_home: Path) -> Iter
     project.register("v1")
     recipe = project.root / "few_steps.yaml"
     recipe.write_text(yaml.safe_dump(project.run(None).recipe.model_dump(mode="json")))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     log = (project.root / "dev.log").open("w")
     process = project.start("dagster", "dev", "-p", str(port), output=log, FINE_TUNE_RECIPE=str(recipe))
     try:

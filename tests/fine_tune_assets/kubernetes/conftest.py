@@ -2,31 +2,21 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.cluster.cluster import Cluster, Times
-from tests.cluster.conftest import bucket, postgres_server, s3_environment, s3_server
-from tests.cluster.deployment import CHECKOUT, Deployment
-from tests.cluster.node_lifecycle import NodeTimes
+from tests.cluster.cluster import Cluster
+from tests.cluster.conftest import bucket, cluster, postgres_server, s3_environment, s3_server
+from tests.cluster.deployment import Deployment
 from tests.cluster.postgres import new_database
 
-__all__ = ["bucket", "postgres_server", "s3_environment", "s3_server"]
+__all__ = ["bucket", "cluster", "postgres_server", "s3_environment", "s3_server"]
 
 CODE_LOCATION = "tests.fine_tune_assets.kubernetes.code_location"
 Deploy = Callable[..., Deployment]
-
-
-@pytest.fixture
-def cluster(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Cluster]:
-    """An empty cluster. Its nodes are not given up when a busy machine is late with a heartbeat, but where a test has
-    the parameter True: there they are given up within seconds."""
-    times = Times() if getattr(request, "param", False) else Times(node=NodeTimes(grace=600.0))
-    with Cluster(tmp_path / "cluster", images={"local/*": CHECKOUT}, times=times) as made:
-        yield made
 
 
 @pytest.fixture

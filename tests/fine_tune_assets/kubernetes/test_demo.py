@@ -35,7 +35,7 @@ def test_the_whole_graph_is_made_in_pods_and_outlives_a_spot_interruption(
     cluster.wait_for(lambda: _checkpoints(run), "a checkpoint", 300)
     cluster.add_node("spot-2", labels={"capacity": "spot"})
     cluster.reclaim_node("spot-1", grace_seconds=10)
-    ended = deployment.wait_for_end(run_id, 400)
+    ended = deployment.wait_for_end(run_id, 600)
 
     assert ended.status == DagsterRunStatus.SUCCESS, _story(deployment, run_id)
     assert [step.artifact for step in STEPS if run.find(step.artifact) is None] == []

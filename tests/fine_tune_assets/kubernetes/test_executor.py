@@ -28,6 +28,7 @@ from tests.cluster.deployment import Deployment, stop
 from tests.cluster.kinds import PODS
 from tests.cluster.objects import Object, dig
 from tests.fine_tune_assets.kubernetes.conftest import Deploy
+from tests.fine_tune_assets.kubernetes.pausing import PYTHON_LOGS
 from tests.neuron_ops.conftest import publish_files
 
 pytestmark = pytest.mark.cluster
@@ -148,6 +149,28 @@ def test_every_everyday_fault_is_named_and_ends_as_it_should(deploy: Deploy) -> 
     assert story.ends("evaluation") == ["STEP_UP_FOR_RETRY", "STEP_SUCCESS"]
     # What failed while it waited is gone; nothing of it starts later.
     assert _living(deployment) == []
+
+
+def test_a_pod_that_is_taken_away_before_its_asset_begins_costs_no_retry(deploy: Deploy) -> None:
+    deployment = deploy({}, python_logs=PYTHON_LOGS)
+    folder = deployment.home.parent
+    (folder / "pause").touch()
+    _behave(deployment, base_model="finish")
+    deployment.cluster.add_node("spot-1")
+
+    command = deployment.execute("only_base_model")
+    deployment.cluster.wait_for((folder / "paused").exists, "the step to begin", 180)
+    deployment.cluster.add_node("spot-2")
+    deployment.cluster.reclaim_node("spot-1", grace_seconds=30)
+    output, _ = command.communicate(timeout=240)
+
+    story = Story(deployment, deployment.runs()[0].run_id)
+    assert deployment.runs()[0].status == DagsterRunStatus.SUCCESS, output
+    # Dagster in the pod calls it a failure; the run does not.
+    assert story.ends("base_model") == ["STEP_FAILURE", "STEP_SUCCESS"]
+    assert "DagsterExecutionInterruptedError" in story.error("base_model")
+    assert any("on node spot-2, started again after disruption 1" in text for text in story.said("base_model"))
+    assert _starts(deployment, "base_model") == 1
 
 
 def test_a_cancelled_run_leaves_no_pod_even_where_it_might_be_resumed(deploy: Deploy) -> None:

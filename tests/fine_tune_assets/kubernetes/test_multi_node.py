@@ -47,8 +47,7 @@ node, meeting = int(sys.argv[2]), sys.argv[4]
 exec(sys.argv[-1])
 """
 
-QUICK = Patience(poll=0.2, pending=2.0, silence=5.0, settle=2.0, ending=20.0)
-PATIENT = Patience(poll=0.2, silence=5.0, settle=2.0, ending=20.0)
+PATIENCE = Patience(poll=0.2, silence=60.0, settle=5.0)
 TRN1 = {"cpu": "128", "memory": "512Gi", "aws.amazon.com/neuron": "16", "vpc.amazonaws.com/efa": "8"}
 SLEEP = "print('node', node, 'is up', flush=True); time.sleep(600)"
 
@@ -85,13 +84,13 @@ class Bench:
         self.cluster.create(PODS, {"metadata": {"name": "launcher"}, "spec": spec})
         return self.cluster.wait_for_phase("launcher", "Running")
 
-    def training(self, script: str, patience: Patience = PATIENT) -> PodTraining:
+    def training(self, script: str) -> PodTraining:
         training = Training("fine-tune-train-1", self.hardware, (script,), self.launcher())
         api = Api(str(self.cluster.kubeconfig))
-        return PodTraining(training, api, self.said.append, self.lines.append, patience)
+        return PodTraining(training, api, self.said.append, self.lines.append, PATIENCE)
 
-    def run(self, script: str, patience: Patience = PATIENT) -> Ending:
-        return self.training(script, patience).run()
+    def run(self, script: str) -> Ending:
+        return self.training(script).run()
 
     def run_while(self, script: str, happens: Callable[[], object]) -> Ending:
         """Run it, and let something happen once all nodes are up."""
@@ -101,9 +100,13 @@ class Bench:
             try:
                 self.cluster.wait_for(lambda: sum("is up" in line for line in self.lines) == 2, "both nodes")
                 happens()
-                return ending.result(30)
+                return ending.result(120)
             finally:
                 training.api.delete(manifests(training.training)[-1])  # also what a failing test leaves
+
+    def hours_later_once(self, *words: str) -> float:
+        """The time: it stands still until all of this was said, and then all patience is at its end."""
+        return 100_000.0 if all(any(word in said for said in self.said) for word in words) else 0.0
 
     def pod(self, node: int) -> str:
         """The name of a node's pod."""
@@ -206,7 +209,7 @@ def test_a_node_that_is_done_before_the_others_may_go(bench: Bench, tmp_path: Pa
         bench.cluster.wait_for(lambda: "node 1 has done its part" in bench.said, "the end of node 1")
         bench.cluster.delete(PODS, bench.cluster.pod(bench.pod(1)), 0)
         bench.cluster.wait_for(lambda: len(bench.cluster.pods("fine-tune/training")) == 1, "the pod to go")
-        time.sleep(5 * PATIENT.poll)
+        time.sleep(5 * PATIENCE.poll)
         (tmp_path / "end").touch()
 
     wait = f"while node == 0 and not os.path.exists({str(tmp_path / 'end')!r}): time.sleep(0.1)"
@@ -226,17 +229,21 @@ def test_a_job_that_somebody_deletes_ends_the_training(bench: Bench) -> None:
 def test_pods_that_no_machine_can_take_are_said_and_given_up(bench: Bench) -> None:
     bench.hardware = HardwareSection(backend="neuron", nodes=2, instance_type="trn1.32xlarge")
 
-    ending = bench.run(SLEEP, QUICK)
+    training = bench.training(SLEEP)
+    training.clock = lambda: bench.hours_later_once("node 0 cannot be placed", "node 1 cannot be placed")
+
+    ending = training.run()
 
     assert ending.final, "to start again would be to wait as long again"
-    assert str(ending.error).startswith("After 0.0333 minutes node 0 cannot be placed (Unschedulable: 0/2 nodes are")
+    assert str(ending.error).startswith("After 30 minutes node 0 cannot be placed (Unschedulable: 0/2 nodes are")
     said = [text for text in bench.said if text.startswith("node 1 cannot be placed")]
     assert len(said) == 1, "not at each look"
     assert_nothing_is_left(bench.cluster)
 
 
 def test_an_image_that_cannot_be_pulled_is_said_and_given_up(bench: Bench) -> None:
-    training = bench.training(SLEEP, QUICK)
+    training = bench.training(SLEEP)
+    training.clock = lambda: bench.hours_later_once("node 0 cannot start", "node 1 cannot start")
     training.training.launcher["spec"]["containers"][0]["image"] = "registry.example/none:1"
 
     ending = training.run()
