@@ -4,6 +4,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from dagster import (
@@ -21,6 +22,7 @@ from dagster_shared.utils.warnings import PreviewWarning
 from fine_tune_assets.go_or_no_go import stop_unless_go
 from fine_tune_assets.interruption import interrupted
 from fine_tune_assets.resources import FineTuning
+from fine_tune_assets.settings import read_settings
 from neuron_ops import launch
 from neuron_ops.artifacts import Artifact
 from neuron_ops.ending import Ending
@@ -69,29 +71,47 @@ def ensure(context: AssetExecutionContext, step: Step, fine_tuning: FineTuning) 
 
 def _launch(context: AssetExecutionContext, step: Step, run: Run, deployment: str) -> None:
     nodes = step.nodes(run.recipe)
-    restarts = run.recipe.hardware.max_restarts if nodes > 1 else None
+    in_pods = deployment == "kubernetes" and nodes > 1
+    bound = Bound(
+        restarts=run.recipe.hardware.max_restarts if nodes > 1 else 0,
+        disruptions=_pods_may_be_taken_away() if in_pods else 0,
+    )
 
     def attempt(number: int) -> Ending:
-        if deployment == "kubernetes" and nodes > 1:
+        if in_pods:
             return _in_pods(context, step, run, number)
         return _in_processes(context, step, run)
 
     def say(ending: Ending) -> None:
         context.log.warning(f"{_how(step, ending)}. All nodes start again, from the last checkpoint if there is one.")
 
-    ending = with_restarts(attempt, restarts or 0, say)
+    ending = with_restarts(attempt, bound, say)
     if ending.status != 0:
-        raise _failure(step, ending, restarts)
+        raise _failure(step, ending, bound if nodes > 1 else None)
 
 
-def with_restarts(attempt: Callable[[int], Ending], restarts: int, say: Callable[[Ending], None]) -> Ending:
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """How often a step on several nodes starts again."""
+
+    restarts: int = 0
+    """Because something failed: hardware.max_restarts."""
+    disruptions: int = 0
+    """Because a machine was taken away, as max_disruptions allows for the pod of any step."""
+
+
+def with_restarts(attempt: Callable[[int], Ending], bound: Bound, say: Callable[[Ending], None]) -> Ending:
     """A step on several nodes, which fails as a whole; each restart of a training goes on from its last checkpoint."""
-    for number in range(restarts):
-        ending = attempt(number)
-        if ending.final:
+    failures = disruptions = 0
+    while True:
+        ending = attempt(failures + disruptions)
+        if ending.disrupted:
+            disruptions += 1
+        else:
+            failures += 1
+        if ending.final or failures > bound.restarts or disruptions > bound.disruptions:
             return ending
         say(ending)
-    return attempt(restarts)
 
 
 def _in_processes(context: AssetExecutionContext, step: Step, run: Run) -> Ending:
@@ -115,12 +135,23 @@ def _in_pods(context: AssetExecutionContext, step: Step, run: Run, attempt: int)
     return open_training(step, run, name, context.log.info).run()
 
 
-def _failure(step: Step, ending: Ending, restarts: int | None) -> Failure:
+def _pods_may_be_taken_away() -> int:
+    from fine_tune_assets.kubernetes.pods import load_pods  # a laptop has none
+
+    return load_pods(read_settings().pods).max_disruptions
+
+
+def _failure(step: Step, ending: Ending, bound: Bound | None) -> Failure:
     if ending.error is not None and ending.final:
         return StepFailure(str(ending.error))
-    if restarts is not None:
+    if bound is not None:
         # They are the bound; Dagster's retries would multiply them.
-        return StepFailure(f"{_how(step, ending)}, after {restarts} restarts (hardware.max_restarts).")
+        times = (
+            f"{bound.disruptions} times before (max_disruptions)"
+            if ending.disrupted
+            else f"after {bound.restarts} restarts (hardware.max_restarts)"
+        )
+        return StepFailure(f"{_how(step, ending)}, {times}.")
     return Failure(str(ending.error) if ending.error else f"{_how(step, ending)}. Its output is in this step's stderr.")
 
 

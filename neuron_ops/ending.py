@@ -31,6 +31,8 @@ class Ending:
     """What a program reported before it ended, if it could."""
     reason: str = ""
     """What its launcher saw, in words, where an exit status does not tell all."""
+    disrupted: bool = False
+    """Whether its machine was taken away, which is no fault of the program's."""
 
     @property
     def final(self) -> bool:

@@ -25,7 +25,8 @@ from neuron_ops.steps import Step
 LAUNCHER_PID = "FINE_TUNE_LAUNCHER_PID"
 """Variable that names the launching process; a step whose launcher is gone ends itself."""
 
-GRACE_SECONDS = 20.0
+GRACE_SECONDS = 45.0
+"""For a step to end; neuron_ops.nodes gives its groups 40, and must not be killed before them."""
 
 
 def command(step: Step, recipe: Recipe, recipe_file: Path, store: str, raw: str, version: str | None) -> list[str]:

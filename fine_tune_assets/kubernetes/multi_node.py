@@ -38,6 +38,8 @@ T = TypeVar("T")
 
 PROGRESS = re.compile(r"\[node 0\] \d\d:\d\d:\d\d (__main__|neuron_ops\S*) (?P<message>.+)")
 """What a step's program logs (neuron_ops.cli gives the form); of all ranks, only the first says what is going on."""
+DISRUPTED = "DisruptionTarget"
+"""In the Job's own words, where the pod that was taken away is gone before it was seen."""
 NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
@@ -164,8 +166,9 @@ class PodTraining:
             time.sleep(min(1.0, self.patience.poll))
         if failures:
             cause = first(list(failures.values()))
-            return Ending(1, cause.error, cause.why)
-        return Ending(1, reason=_why(job, self._kind))
+            return Ending(1, cause.error, cause.why, cause.disrupted)
+        why = _why(job, self._kind)
+        return Ending(1, reason=why, disrupted=DISRUPTED in why)
 
     def _look(self) -> tuple[Object | None, list[Object]]:
         watched = manifests(self.training)[-1]

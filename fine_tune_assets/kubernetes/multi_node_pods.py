@@ -6,6 +6,7 @@ Pure functions on the JSON that the API shows.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from fine_tune_assets.kubernetes.diagnosis import OWN_FAULT
 from fine_tune_assets.kubernetes.multi_node_manifests import Object
 from neuron_ops.ending import parse_error
 from neuron_ops.errors import OpsError
@@ -31,6 +32,8 @@ class Failure:
     """What its program reported, where it could."""
     cause: bool = True
     """False for a program that just ended: then the reason may well be another node."""
+    disrupted: bool = False
+    """Whether its machine was reclaimed, drained or lost; not if it was evicted for what it did itself."""
 
 
 def node_of(pod: Object) -> int:
@@ -72,7 +75,8 @@ def failure(pod: Object) -> Failure | None:
     node = node_of(pod)
     disruption = _condition(pod, "DisruptionTarget")
     if disruption is not None and disruption.get("status") == "True":
-        return Failure(node, f"{_where(pod)} was taken away ({disruption.get('reason', '')}: {_text(disruption)})")
+        why = f"{_where(pod)} was taken away ({disruption.get('reason', '')}: {_text(disruption)})"
+        return Failure(node, why, disrupted=not OWN_FAULT.search(why))
     for state in _states(pod, "terminated"):
         if state.get("exitCode") != 0:
             return _of_container(pod, state)

@@ -122,7 +122,7 @@ class Pods(_Closed):
     check_interval_seconds: Seconds = 15
     """Seconds between two looks at a run's pods: one list of pods each."""
     max_disruptions: Annotated[int, Field(ge=0)] = 10
-    """How often one try of a step is started again because its node was taken away. Not counted as a retry."""
+    """How often one try of a step is started again because a node of it was taken away. Not counted as a retry."""
     default: PodSettings = PodSettings(cpu="1", memory="4Gi", scratch="20Gi")
     """Settings of every asset's pod."""
     training: PodSettings = PodSettings()

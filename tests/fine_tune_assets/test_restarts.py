@@ -1,15 +1,16 @@
-"""How often a training on several nodes starts again, and what it says in between."""
+"""How often a step on several nodes starts again, and what it says in between: machines that go are not failures."""
 
 from collections.abc import Callable
 
 import pytest
 
-from fine_tune_assets.launching import with_restarts
+from fine_tune_assets.launching import Bound, with_restarts
 from neuron_ops.ending import Ending
 from neuron_ops.errors import InvalidInput, Unavailable
 
 CRASHED, FINISHED = Ending(1), Ending(0)
 DIVERGED = Ending(2, InvalidInput("the loss is nan"))
+RECLAIMED = Ending(1, reason="its node was reclaimed", disrupted=True)
 UNREACHABLE = Ending(5, Unavailable("the store did not answer"))
 
 
@@ -27,6 +28,8 @@ def attempts(*endings: Ending) -> Callable[[int], Ending]:
         ([CRASHED, CRASHED, UNREACHABLE], UNREACHABLE, [CRASHED, CRASHED]),
         ([DIVERGED], DIVERGED, []),
         ([CRASHED, DIVERGED], DIVERGED, [CRASHED]),
+        ([CRASHED, RECLAIMED, CRASHED, RECLAIMED, FINISHED], FINISHED, [CRASHED, RECLAIMED, CRASHED, RECLAIMED]),
+        ([RECLAIMED, RECLAIMED, RECLAIMED, RECLAIMED], RECLAIMED, [RECLAIMED] * 3),
     ],
 )
 def test_it_starts_again_while_that_may_help_and_within_its_bound(
@@ -34,9 +37,9 @@ def test_it_starts_again_while_that_may_help_and_within_its_bound(
 ) -> None:
     told: list[Ending] = []
 
-    assert with_restarts(attempts(*endings), restarts=2, say=told.append) is last
+    assert with_restarts(attempts(*endings), Bound(restarts=2, disruptions=3), told.append) is last
     assert told == said
 
 
 def test_without_restarts_it_starts_once() -> None:
-    assert with_restarts(attempts(CRASHED), restarts=0, say=lambda ending: None) is CRASHED
+    assert with_restarts(attempts(CRASHED), Bound(), lambda ending: None) is CRASHED

@@ -171,6 +171,7 @@ def test_a_node_without_memory_is_the_cause_even_if_another_ended_too(bench: Ben
 
     assert ending.reason.startswith("node 1 (pod ")
     assert "more memory than what its node has (OOMKilled)" in ending.reason
+    assert not ending.disrupted
     assert_nothing_is_left(bench.cluster)
 
 
@@ -179,6 +180,7 @@ def test_an_evicted_pod_is_named_with_the_clusters_words(bench: Bench) -> None:
 
     assert ending.reason.startswith("node 0 (pod ")
     assert "was taken away (TerminationByKubelet: The node was low on resource: memory." in ending.reason
+    assert ending.disrupted
     assert_nothing_is_left(bench.cluster)
 
 
@@ -189,7 +191,7 @@ def test_a_lost_machine_ends_the_training(bench: Bench) -> None:
 
     ending = bench.run_while(SLEEP, lose_the_machine_of_node_1)
 
-    assert ending.status == 1
+    assert (ending.status, ending.disrupted) == (1, True)
     assert "taken away" in ending.reason
     assert_nothing_is_left(bench.cluster)
 
