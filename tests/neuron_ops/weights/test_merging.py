@@ -430,6 +430,14 @@ def test_neither_merging_nor_consolidating_imports_torch() -> None:
     assert not {"torch", "transformers", "peft", "safetensors"} & set(loaded.stdout.split())
 
 
+def test_consolidating_does_not_import_numpy_either_because_bytes_are_only_moved() -> None:
+    code = "import sys, neuron_ops.weights.consolidation; print('numpy' in sys.modules)"
+
+    loaded = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+
+    assert loaded.stdout.strip() == "False"
+
+
 def test_a_full_disk_is_noticed_before_the_first_byte(
     make_base: MakeBase, make_adapter: MakeAdapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
