@@ -11,6 +11,8 @@ import click
 
 if TYPE_CHECKING:
     from neuron_ops.weights.lora_targets import WeightedAdapter
+    from neuron_ops.weights.merge_proof import MergeProof
+    from neuron_ops.weights.merge_report import MergeReport
 
 Progress = Callable[[int, int], None]
 
@@ -75,34 +77,54 @@ def merge(base: Path, out: Path, adapters: tuple[str, ...], dry_run: bool) -> No
     """
     _keep_blas_single()
     from neuron_ops.errors import InvalidInput
-    from neuron_ops.weights.lora import read_adapter_config
-    from neuron_ops.weights.merge_card import write_merge_card
-    from neuron_ops.weights.merge_proof import verify_merge
     from neuron_ops.weights.merging import merge_adapters
 
     if out.resolve().is_relative_to(base.resolve()):
         raise InvalidInput(f"{out} lies within the base {base}, which is not changed. Name a folder elsewhere.")
     weighted = [_weighted(text) for text in adapters]
-    with _progress("merging") as progress:
-        report = merge_adapters(base, weighted, out, progress=progress, dry_run=dry_run)
+    if dry_run:
+        _tell_merge("would write", out, merge_adapters(base, weighted, out, dry_run=True), weighted)
+        return
+    report, proof = _merge_and_prove(base, weighted, out)
+    _tell_merge("wrote", out, report, weighted)
+    click.echo(
+        f"proven: {proof.num_changed} tensors differ from the base and {proof.bytes_equal_to_base:,} bytes "
+        f"equal it; largest rounding error {report.max_abs_error:.3g}"
+    )
+    click.echo(f"model card: {out / 'README.md'}")
+
+
+def _merge_and_prove(base: Path, adapters: "list[WeightedAdapter]", out: Path) -> "tuple[MergeReport, MergeProof]":
+    """The folder gets its name when all is done, so one that is there was proven and has its card."""
+    from neuron_ops.weights.folders import new_folder
+    from neuron_ops.weights.merge_card import write_merge_card
+    from neuron_ops.weights.merge_plan import plan_merge
+    from neuron_ops.weights.merge_proof import verify_merge
+    from neuron_ops.weights.merging import write_folder
+    from neuron_ops.weights.safetensors_io import read_model_folder
+
+    plan = plan_merge(read_model_folder(base), adapters)
+    with new_folder(out) as partial:
+        with _progress("merging") as progress:
+            report = write_folder(plan, partial, progress)
+        with _progress("verifying") as progress:
+            proof = verify_merge(base, partial, report, progress=progress)
+        write_merge_card(base, adapters, report, partial, out.name)
+    return report, proof
+
+
+def _tell_merge(verb: str, out: Path, report: "MergeReport", adapters: "list[WeightedAdapter]") -> None:
+    from neuron_ops.weights.lora import read_adapter_config
+
     size = sum(file.bytes for file in report.files)
     click.echo(
-        f"{'would write' if dry_run else 'wrote'} {out}: {len(report.files)} files, {size:,} bytes; "
+        f"{verb} {out}: {len(report.files)} files, {size:,} bytes; "
         f"{len(report.changed)} tensors changed, {report.bytes_copied:,} bytes copied from the base"
     )
-    for adapter in weighted:
+    for adapter in adapters:
         named = read_adapter_config(adapter.path / "adapter_config.json").get("base_model_name_or_path")
         # Only a person can tell whether a folder is that model: equal shapes are all that can be compared here.
         click.echo(f"{adapter.path} says that it was trained on {named or 'a base that it does not name'}")
-    if not dry_run:
-        with _progress("verifying") as progress:
-            proof = verify_merge(base, out, report, progress=progress)
-        click.echo(
-            f"proven: {proof.num_changed} tensors differ from the base and {proof.bytes_equal_to_base:,} bytes "
-            f"equal it; largest rounding error {report.max_abs_error:.3g}"
-        )
-        write_merge_card(base, weighted, report, out)
-        click.echo(f"model card: {out / 'README.md'}")
 
 
 def _keep_blas_single() -> None:

@@ -10,8 +10,10 @@ from neuron_ops.weights.lora_targets import WeightedAdapter
 from neuron_ops.weights.merge_report import MergeReport
 
 
-def write_merge_card(base: Path, adapters: Sequence[WeightedAdapter], report: MergeReport, out: Path) -> None:
-    """Write the card into `out`; the base is named as its adapters name it, since a folder has no id."""
+def write_merge_card(
+    base: Path, adapters: Sequence[WeightedAdapter], report: MergeReport, folder: Path, title: str
+) -> None:
+    """Write the card into `folder`; the base is named as its adapters name it, since a folder has no id."""
     read = [read_adapter(adapter.path) for adapter in adapters]
     named = {
         str(adapter.config["base_model_name_or_path"]): adapter.config.get("revision")
@@ -28,4 +30,4 @@ def write_merge_card(base: Path, adapters: Sequence[WeightedAdapter], report: Me
     rows.append(("largest rounding error", f"{report.max_abs_error:.3g}"))
     card = base / CARD
     inherited = inherited_fields(card.read_bytes() if card.is_file() else b"")
-    write_card(out, title=out.name, base_models=list(named), inherited=inherited, rows=rows)
+    write_card(folder, title=title, base_models=list(named), inherited=inherited, rows=rows)

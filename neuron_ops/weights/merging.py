@@ -46,11 +46,16 @@ def merge_adapters(
     plan = plan_merge(read_model_folder(base), adapters)
     check_not_taken(out)
     if dry_run:
-        check_free_space(out, plan.size)
+        check_free_space(out.parent, plan.size)
         return _foresee(plan)
     with new_folder(out) as partial:
-        check_free_space(partial, plan.size)
-        return write_merged(plan, partial, lambda file: create_file(partial / file.source.path.name), progress)
+        return write_folder(plan, partial, progress)
+
+
+def write_folder(plan: MergePlan, folder: Path, progress: Progress | None = None) -> MergeReport:
+    """Write the merged model to a `new_folder`."""
+    check_free_space(folder.parent, plan.size)
+    return write_merged(plan, folder, lambda file: create_file(folder / file.source.path.name), progress)
 
 
 def write_merged(
