@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -77,16 +77,16 @@ def merge(base: Path, out: Path, adapters: tuple[str, ...], dry_run: bool) -> No
     """
     _keep_blas_single()
     from neuron_ops.errors import InvalidInput
-    from neuron_ops.weights.merging import foresee_merge
+    from neuron_ops.weights.merging import merge_adapters
 
     if out.resolve().is_relative_to(base.resolve()):
         raise InvalidInput(f"{out} lies within the base {base}, which is not changed. Name a folder elsewhere.")
     weighted = [_weighted(text) for text in adapters]
     if dry_run:
-        _say_what_is_merged("would write", out, weighted, foresee_merge(base, weighted, out))
+        _tell_merge("would write", out, merge_adapters(base, weighted, out, dry_run=True), weighted)
         return
-    report, proof = _merge(base, weighted, out)
-    _say_what_is_merged("wrote", out, weighted, report)
+    report, proof = _merge_and_prove(base, weighted, out)
+    _tell_merge("wrote", out, report, weighted)
     click.echo(
         f"proven: {proof.num_changed} tensors differ from the base and {proof.bytes_equal_to_base:,} bytes "
         f"equal it; largest rounding error {report.max_abs_error:.3g}"
@@ -94,27 +94,26 @@ def merge(base: Path, out: Path, adapters: tuple[str, ...], dry_run: bool) -> No
     click.echo(f"model card: {out / 'README.md'}")
 
 
-def _merge(base: Path, adapters: list["WeightedAdapter"], out: Path) -> tuple["MergeReport", "MergeProof"]:
-    """Merge, prove and describe; the folder gets its name last."""
+def _merge_and_prove(base: Path, adapters: "list[WeightedAdapter]", out: Path) -> "tuple[MergeReport, MergeProof]":
+    """The folder gets its name when all is done, so one that is there was proven and has its card."""
+    from neuron_ops.weights.folders import new_folder
     from neuron_ops.weights.merge_card import write_merge_card
+    from neuron_ops.weights.merge_plan import plan_merge
     from neuron_ops.weights.merge_proof import verify_merge
-    from neuron_ops.weights.merging import merge_adapters
+    from neuron_ops.weights.merging import write_folder
+    from neuron_ops.weights.safetensors_io import read_model_folder
 
-    proofs: list[MergeProof] = []
-    with ExitStack() as bar:
-        progress = bar.enter_context(_progress("merging"))
-
-        def prove(folder: Path, report: "MergeReport") -> None:
-            bar.close()
-            with _progress("verifying") as progress:
-                proofs.append(verify_merge(base, folder, report, progress=progress))
-            write_merge_card(base, adapters, report, folder, title=out.name)
-
-        report = merge_adapters(base, adapters, out, progress=progress, before_it_counts=prove)
-    return report, proofs[0]
+    plan = plan_merge(read_model_folder(base), adapters)
+    with new_folder(out) as partial:
+        with _progress("merging") as progress:
+            report = write_folder(plan, partial, progress)
+        with _progress("verifying") as progress:
+            proof = verify_merge(base, partial, report, progress=progress)
+        write_merge_card(base, adapters, report, partial, out.name)
+    return report, proof
 
 
-def _say_what_is_merged(verb: str, out: Path, adapters: list["WeightedAdapter"], report: "MergeReport") -> None:
+def _tell_merge(verb: str, out: Path, report: "MergeReport", adapters: "list[WeightedAdapter]") -> None:
     from neuron_ops.weights.lora import read_adapter_config
 
     size = sum(file.bytes for file in report.files)

@@ -95,10 +95,10 @@ def consolidate_checkpoint(
     check_not_taken(out)
     size = sum(file.bytes for file in plan.report.files)
     if dry_run:
-        check_free_space(out, size)
+        check_free_space(out.parent, size)
         return plan.report
     with new_folder(out) as partial:
-        check_free_space(partial, size)
+        check_free_space(out.parent, size)
         files = plan.write(partial, progress)
     return replace(plan.report, files=tuple(files))
 

@@ -1,5 +1,6 @@
 """A result folder that exists whole or not at all."""
 
+import errno
 import fcntl
 import os
 import shutil
@@ -8,7 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from neuron_ops.errors import InvalidInput
+from neuron_ops.errors import InvalidInput, Unavailable
+
+_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 @contextmanager
@@ -17,6 +20,10 @@ def new_folder(out: Path) -> Iterator[Path]:
 
     A killed process leaves its temporary folder behind; the next one that writes the same `out` removes it. A lock on
     the folder, which ends with the process, tells the dead from the living.
+
+    Raises:
+        InvalidInput: `out` is taken or cannot be made.
+        Unavailable: the disk became full meanwhile.
     """
     check_not_taken(out)
     try:
@@ -31,8 +38,13 @@ def new_folder(out: Path) -> Iterator[Path]:
         yield partial
         check_not_taken(out)
         partial.rename(out)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
+        if isinstance(error, OSError) and error.errno in _FULL:
+            raise Unavailable(
+                f"The disk of {out} became full while it was written, so nothing of it was kept. Free some space or "
+                "name a folder on another disk."
+            ) from error
         raise
     finally:
         if lock is not None:

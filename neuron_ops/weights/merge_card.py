@@ -11,7 +11,7 @@ from neuron_ops.weights.merge_report import MergeReport
 
 
 def write_merge_card(
-    base: Path, adapters: Sequence[WeightedAdapter], report: MergeReport, folder: Path, *, title: str
+    base: Path, adapters: Sequence[WeightedAdapter], report: MergeReport, folder: Path, title: str
 ) -> None:
     """Write the card into `folder`; the base is named as its adapters name it, since a folder has no id."""
     read = [read_adapter(adapter.path) for adapter in adapters]

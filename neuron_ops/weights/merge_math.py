@@ -29,12 +29,16 @@ from neuron_ops.weights.rounding import (
     narrow,
     round_to_bfloat16,
     rounding_error,
+    stored_value,
     widen,
 )
 from neuron_ops.weights.safetensors_io import TensorEntry
 
-# 256 Ki elements, 4 MB in all buffers: still in the cache, and numpy's overhead per call is below 2 %.
-BLOCK_ELEMENTS = 1 << 18
+# The factors are multiplied this many elements at a time. Another number may round differently: a single row takes
+# another path through BLAS.
+PRODUCT_ELEMENTS = 1 << 18
+# Everything else is done on blocks that, with their product, stay in the 2 MB that one core has for itself.
+BLOCK_ELEMENTS = 1 << 16
 _FP32_UNIT = 2.0**-24
 
 
@@ -72,9 +76,6 @@ class Workspace:
 
     def floats(self, name: str, shape: tuple[int, int]) -> Floats:
         return self._buffer(name, shape, 4).view(np.float32).reshape(shape)
-
-    def bits(self, name: str, shape: tuple[int, int]) -> NDArray[np.uint32]:
-        return self._buffer(name, shape, 4).view(np.uint32).reshape(shape)
 
     def words(self, name: str, shape: tuple[int, int], dtype: str) -> Words:
         words: Words = self._buffer(name, shape, WORD[dtype].itemsize).view(WORD[dtype]).reshape(shape)
@@ -161,9 +162,11 @@ class TensorMerge:
         self._base = base
         self._work = work
         self._differs = False
-        self._largest = 0.0
+        self._largest = 0
         self._delta_squared = 0.0
-        self._row_step = max(1, BLOCK_ELEMENTS // self.columns)
+        self._product_rows = max(1, PRODUCT_ELEMENTS // self.columns)
+        self._product = np.empty((0, self.columns), np.float32)
+        self._product_start = -1
         self._column_factor: Floats | None = None
         self._largest_factor = 1.0
         if self.factors.magnitude is not None and not self.factors.magnitude_of_rows:
@@ -173,18 +176,29 @@ class TensorMerge:
         """The new rows, block after block; a block is valid until the next is asked for."""
         replacement = self.change.replacement
         with OpenFile(replacement.adapter.file.path) if replacement else nullcontext(self._base) as source:
-            for start in range(0, self.rows, self._row_step):
-                stop = min(start + self._row_step, self.rows)
-                yield self._block(start, stop, source)
+            step = max(1, BLOCK_ELEMENTS // self.columns)
+            for first, end in self._product_ranges():
+                for start in range(first, end, step):
+                    yield self._block(start, min(start + step, end), source)
 
     def outcome(self) -> Outcome:
+        """What is known now that all blocks are computed.
+
+        Raises:
+            InvalidInput: a weight became NaN or infinite.
+        """
         exact = self.change.replacement is None and self.factors.magnitude is None
         norm = self.factors.norm() if exact else math.sqrt(self._delta_squared)
-        error = rounding_error(self._largest, self.entry.dtype) + _FP32_UNIT * self._largest
+        largest = self._checked_magnitude()
+        error = rounding_error(largest, self.entry.dtype) + _FP32_UNIT * largest
         error += self.factors.error_bound() * self._largest_factor
         if self.factors.magnitude is not None:  # the norm's own sum, and the division
-            error += (max(self.rows, self.columns) / 2 + 4) * _FP32_UNIT * self._largest
+            error += (max(self.rows, self.columns) / 2 + 4) * _FP32_UNIT * largest
         return Outcome(norm, self._differs, error)
+
+    def _product_ranges(self) -> Iterator[tuple[int, int]]:
+        for start in range(0, self.rows, self._product_rows):
+            yield start, min(start + self._product_rows, self.rows)
 
     def _block(self, start: int, stop: int, source: Source) -> Words:
         shape = (stop - start, self.columns)
@@ -202,7 +216,7 @@ class TensorMerge:
             self._delta_squared += float(np.vdot(before, before))
         self._round(values, result)
         self._differs = self._differs or not np.array_equal(stored, result)
-        self._largest = max(self._largest, self._checked_magnitude(result))
+        self._largest = max(self._largest, largest_magnitude(result))
         return result
 
     def _base_values(self, start: int, stop: int) -> tuple[Words, Floats]:
@@ -224,17 +238,25 @@ class TensorMerge:
         """values += left @ right * scale, then DoRA's rescaling."""
         factors = self.factors
         if factors.left.shape[1]:
-            delta = self._work.floats("delta", values.shape)
-            np.matmul(factors.left[start:stop], factors.right, out=delta)
-            if factors.scale != 1:
-                np.multiply(delta, np.float32(factors.scale), out=delta)
-            np.add(values, delta, out=values)
+            np.add(values, self._delta(start, stop), out=values)
         if factors.magnitude is not None:
             scale = (
                 self._column_factor if self._column_factor is not None else self._dora_row_factor(values, start, stop)
             )
             self._largest_factor = max(self._largest_factor, float(np.abs(scale).max()))
             np.multiply(values, scale, out=values)
+
+    def _delta(self, start: int, stop: int) -> Floats:
+        """Rows of left @ right * scale; the product that they are part of is kept for the next rows."""
+        first = start - start % self._product_rows
+        if first != self._product_start:
+            left = self.factors.left[first : first + self._product_rows]
+            self._product = self._work.floats("product", (len(left), self.columns))
+            self._product_start = first
+            np.matmul(left, self.factors.right, out=self._product)
+            if self.factors.scale != 1:
+                np.multiply(self._product, np.float32(self.factors.scale), out=self._product)
+        return self._product[start - first : stop - first]
 
     def _dora_row_factor(self, values: Floats, start: int, stop: int) -> Floats:
         assert self.factors.magnitude is not None
@@ -247,8 +269,7 @@ class TensorMerge:
         squares = np.zeros(self.columns, np.float64)
         plain = Factors(self.factors.left, self.factors.right, self.factors.scale)
         whole, self.factors = self.factors, plain
-        for start in range(0, self.rows, self._row_step):
-            stop = min(start + self._row_step, self.rows)
+        for start, stop in self._product_ranges():
             _, values = self._base_values(start, stop)
             self._change(values, start, stop)
             squares += np.einsum("ij,ij->j", values, values)
@@ -258,13 +279,13 @@ class TensorMerge:
 
     def _round(self, values: Floats, result: Words) -> None:
         if self.entry.dtype == "BF16" and self.change.replacement is None:
-            round_to_bfloat16(values, result, self._work.bits("scratch", (values.shape[0], values.shape[1])))
+            shape = (values.shape[0], values.shape[1])
+            round_to_bfloat16(values, result, self._work.words("dropped", shape, self.entry.dtype))
         else:
             narrow(values, self.entry.dtype, result)
 
-    def _checked_magnitude(self, result: Words) -> float:
-        scratch = self._work.bits("scratch", (result.shape[0], result.shape[1]))
-        magnitude = largest_magnitude(result, self.entry.dtype, scratch)
+    def _checked_magnitude(self) -> float:
+        magnitude = stored_value(self._largest, self.entry.dtype)
         if not math.isfinite(magnitude):
             raise InvalidInput(
                 f"{self.entry.name} of {self._base.path} becomes NaN or infinite in {self.entry.dtype} with this "

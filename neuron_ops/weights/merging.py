@@ -28,7 +28,7 @@ from neuron_ops.weights.merge_plan import HEAD, MergePlan, PlannedFile, Step, pl
 from neuron_ops.weights.merge_report import ChangedTensor, MergeReport, UntouchedRange
 from neuron_ops.weights.safetensors_io import read_model_folder
 
-__all__ = ["MergeReport", "WeightedAdapter", "foresee_merge", "merge_adapters"]
+__all__ = ["MergeReport", "WeightedAdapter", "merge_adapters"]
 
 Progress = Callable[[int, int], None]
 """Called with the bytes done and the bytes in all."""
@@ -40,27 +40,22 @@ def merge_adapters(
     out: Path,
     *,
     progress: Progress | None = None,
-    before_it_counts: Callable[[Path, MergeReport], None] | None = None,
+    dry_run: bool = False,
 ) -> MergeReport:
-    """Write base + adapters to the new folder `out`, or write nothing at all.
-
-    `before_it_counts` gets the folder under its temporary name; if it raises, there is no result.
-    """
-    plan = plan_merge(read_model_folder(base), adapters)
-    with new_folder(out) as partial:
-        check_free_space(partial, plan.size)
-        report = write_merged(plan, partial, lambda file: create_file(partial / file.source.path.name), progress)
-        if before_it_counts is not None:
-            before_it_counts(partial, report)
-    return report
-
-
-def foresee_merge(base: Path, adapters: Sequence[WeightedAdapter], out: Path) -> MergeReport:
-    """Check everything and write nothing: the report without digests, with norms where the factors alone give them."""
+    """Write base + adapters to the new folder `out`, or write nothing at all."""
     plan = plan_merge(read_model_folder(base), adapters)
     check_not_taken(out)
-    check_free_space(out, plan.size)
-    return _foresee(plan)
+    if dry_run:
+        check_free_space(out.parent, plan.size)
+        return _foresee(plan)
+    with new_folder(out) as partial:
+        return write_folder(plan, partial, progress)
+
+
+def write_folder(plan: MergePlan, folder: Path, progress: Progress | None = None) -> MergeReport:
+    """Write the merged model to a `new_folder`."""
+    check_free_space(folder.parent, plan.size)
+    return write_merged(plan, folder, lambda file: create_file(folder / file.source.path.name), progress)
 
 
 def write_merged(
@@ -184,7 +179,7 @@ def _rewrite(folder: Path, name: str, content: bytes) -> FileDigest:
 
 
 def _foresee(plan: MergePlan) -> MergeReport:
-    """Norms only where the factors alone give them: DoRA's magnitudes and replaced tensors take the base's bytes."""
+    """The report of a merge that is not made: no digests, and norms only where the factors alone give them."""
     changed, untouched = [], []
     for file in plan.files:
         name = file.source.path.name

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from neuron_ops.errors import CorruptArtifact, InvalidInput, MissingArtifact
 from neuron_ops.weights.byte_ranges import STREAM_BYTES, OpenFile
 from neuron_ops.weights.neuron_layout import Assembly, Layout, Piece, Ranks, Rebuilt, Replicas, parse_spec
@@ -248,11 +246,9 @@ def _same_bytes(files: _FileCache, first: Piece, second: Piece) -> bool:
         return False
     step = max(1, STREAM_BYTES // max(1, first.tensor.row_bytes))
     return all(
-        np.array_equal(
-            first.tensor.read(files[first.tensor.path], first.start + row, min(first.start + row + step, first.stop)),
-            second.tensor.read(
-                files[second.tensor.path], second.start + row, min(second.start + row + step, second.stop)
-            ),
+        first.tensor.read(files[first.tensor.path], first.start + row, min(first.start + row + step, first.stop))
+        == second.tensor.read(
+            files[second.tensor.path], second.start + row, min(second.start + row + step, second.stop)
         )
         for row in range(0, first.stop - first.start, step)
     )

@@ -2,13 +2,11 @@
 
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from neuron_ops.weights.byte_ranges import STREAM_BYTES, OpenFile
 from neuron_ops.weights.neuron_layout import Assembly
 from neuron_ops.weights.safetensors_io import SafetensorsWriter
+from neuron_ops.weights.torch_zip import StoredTensor
 
 
 class PieceWriter(ExitStack):
@@ -29,26 +27,29 @@ class PieceWriter(ExitStack):
                 offset = tensor.offset + piece.start * tensor.row_bytes
                 writer.copy(self._file(tensor.path), offset, rows * tensor.row_bytes)
             else:
-                data = tensor.read(self._file(tensor.path), piece.start, piece.stop)
-                writer.write(data.data.cast("B"))
+                writer.write(memoryview(tensor.read(self._file(tensor.path), piece.start, piece.stop)))
 
     def _write_columns(self, assembly: Assembly, writer: SafetensorsWriter) -> None:
         """Gather the ranks' columns, a block of rows at a time."""
         rows, columns = assembly.shape
-        step = max(1, STREAM_BYTES // (columns * np.dtype(_word(assembly)).itemsize))
-        block = np.empty((min(step, rows), columns), _word(assembly))
+        row_bytes = columns * assembly.pieces[0].tensor.word_bytes
+        step = max(1, STREAM_BYTES // row_bytes)
+        block = memoryview(bytearray(min(step, rows) * row_bytes))
+        places = _places(assembly, block, row_bytes)
         for start in range(0, rows, step):
             stop = min(start + step, rows)
-            filled = 0
-            last = None
-            for piece in assembly.pieces:
-                if piece.tensor is not last:
-                    data = piece.tensor.read(self._file(piece.tensor.path), start, stop)
-                    last = piece.tensor
-                width = piece.stop - piece.start
-                block[: stop - start, filled : filled + width] = data[:, piece.start : piece.stop]
-                filled += width
-            writer.write(block[: stop - start].data.cast("B"))
+            for tensor, views in places.items():
+                self._fill(tensor, start, stop, views[: (stop - start) * len(views) // min(step, rows)])
+            writer.write(block[: (stop - start) * row_bytes])
+
+    def _fill(self, tensor: StoredTensor, start: int, stop: int, views: list[memoryview]) -> None:
+        file = self._file(tensor.path)
+        if tensor.contiguous:
+            file.scatter_into(views, tensor.offset + start * tensor.row_bytes)
+            return
+        data = memoryview(tensor.read(file, start, stop))
+        for view in views:
+            view[:], data = data[: len(view)], data[len(view) :]
 
     def _file(self, path: Path) -> OpenFile:
         if path not in self._files:
@@ -56,5 +57,18 @@ class PieceWriter(ExitStack):
         return self._files[path]
 
 
-def _word(assembly: Assembly) -> np.dtype[Any]:
-    return np.dtype(f"<u{assembly.pieces[0].tensor.word_bytes}")
+def _places(assembly: Assembly, block: memoryview, row_bytes: int) -> dict[StoredTensor, list[memoryview]]:
+    """Where in a block of the result the rows of each rank belong, in the order of the rank's bytes.
+
+    The pieces of a rank cover its columns, each once, but may lie in another order in the result.
+    """
+    columns: dict[StoredTensor, list[tuple[int, int, int]]] = {}
+    begin = 0
+    for piece in assembly.pieces:
+        end = begin + (piece.stop - piece.start) * piece.tensor.word_bytes
+        columns.setdefault(piece.tensor, []).append((piece.start, begin, end))
+        begin = end
+    return {
+        tensor: [block[row + begin : row + end] for row in range(0, len(block), row_bytes) for _, begin, end in parts]
+        for tensor, parts in ((tensor, sorted(parts)) for tensor, parts in columns.items())
+    }

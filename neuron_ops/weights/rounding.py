@@ -15,10 +15,9 @@ Words = NDArray[np.uint16] | NDArray[np.uint32]
 WORD: dict[str, np.dtype[Any]] = {"BF16": np.dtype("<u2"), "F16": np.dtype("<u2"), "F32": np.dtype("<u4")}
 # Explicit 32-bit constants: a Python int would do, a 64-bit numpy scalar would double the width of every pass.
 _HALF = np.uint32(16)
-_ONE = np.uint32(1)
-_BELOW_HALF = np.uint32(0x7FFF)
+_HALF_UNIT = np.uint32(0x8000)
+_EVEN = np.uint16(0xFFFE)
 _BFLOAT16_NAN = np.uint16(0x7FC0)
-_MAGNITUDE = np.uint16(0x7FFF)
 # Significant bits of each format, the hidden one included.
 _PRECISION = {"BF16": 8, "F16": 11, "F32": 24}
 
@@ -40,39 +39,41 @@ def narrow(values: Floats, dtype: str, out: Words) -> None:
             np.copyto(out.view(np.float16 if dtype == "F16" else np.float32), values, casting="same_kind")
             return
         nans = np.isnan(values)
-    scratch = np.empty(values.shape, np.uint32)
-    round_to_bfloat16(values.copy(), out, scratch)
+    round_to_bfloat16(values.copy(), out, np.empty_like(out))
     out[nans] = _BFLOAT16_NAN
 
 
-def round_to_bfloat16(values: Floats, out: Words, scratch: NDArray[np.uint32]) -> None:
-    """The core of `narrow`, which destroys `values` and needs no memory of its own.
+def round_to_bfloat16(values: Floats, out: Words, dropped: Words) -> None:
+    """The core of `narrow`, which destroys `values` and needs no memory of its own; `dropped` is as large as `out`.
 
-    Adding 0x7fff, and one more if the last kept bit is odd, carries into the kept half exactly when the number must go
-    up. A NaN whose upper mantissa bits are all set would carry into the sign; `narrow` covers those, and no sum or
-    product of finite fp32 numbers and bf16 numbers has one.
+    Half a unit is added and the lower half dropped. Where nothing is left in it, the number was a tie, and the kept
+    half is made even: one number in 65,536, so looking for them costs less than adding what each needs. A NaN whose
+    upper mantissa bits are all set would carry into the sign; `narrow` covers those, and no sum or product of finite
+    fp32 numbers and bf16 numbers has one.
     """
     bits = values.view(np.uint32)
-    np.right_shift(bits, _HALF, out=scratch)
-    np.bitwise_and(scratch, _ONE, out=scratch)
-    np.add(bits, scratch, out=bits)
-    np.add(bits, _BELOW_HALF, out=bits)
+    np.add(bits, _HALF_UNIT, out=bits)
+    np.copyto(dropped, bits, casting="unsafe")
     np.right_shift(bits, _HALF, out=bits)
     np.copyto(out, bits, casting="unsafe")
+    ties = np.flatnonzero(dropped == 0)
+    out.reshape(-1)[ties] &= _EVEN
 
 
-def largest_magnitude(words: Words, dtype: str, scratch: NDArray[Any]) -> float:
-    """The largest absolute value among stored weights; infinite or NaN if any of them is.
+def largest_magnitude(words: Words) -> int:
+    """The stored weight of the largest absolute value, without its sign; infinities and NaN are larger than numbers.
 
-    Without their sign, floats sort like integers, so 16-bit weights need no conversion to be compared.
+    Without their sign, floats sort like integers: read as signed the largest is the largest positive one, read as
+    unsigned the largest negative one, if there is any.
     """
-    if dtype == "F32":
-        values = words.view(np.float32)
-        return float(np.maximum(values.max(), -values.min()))
-    magnitudes = scratch.reshape(-1).view(np.uint16)[: words.size].reshape(words.shape)
-    np.bitwise_and(words, _MAGNITUDE, out=magnitudes)
+    signed = words.view(np.int16 if words.itemsize == 2 else np.int32)
+    return max(int(signed.max()), int(words.max()) & (1 << 8 * words.itemsize - 1) - 1)
+
+
+def stored_value(word: int, dtype: str) -> float:
+    """The value of one stored weight."""
     value = np.empty(1, np.float32)
-    widen(magnitudes.max(keepdims=True).reshape(1), dtype, value)
+    widen(np.array([word], WORD[dtype]), dtype, value)
     return float(value[0])
 
 

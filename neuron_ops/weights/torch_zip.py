@@ -15,9 +15,6 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from neuron_ops.errors import CorruptArtifact, MissingArtifact
 from neuron_ops.weights.byte_ranges import OpenFile
 from neuron_ops.weights.safetensors_io import ITEM_BYTES
@@ -65,24 +62,25 @@ class StoredTensor:
             expected *= side
         return True
 
-    def read(self, source: OpenFile, start: int, stop: int) -> NDArray[Any]:
-        """Rows `start` to `stop` (of a matrix or vector) as unsigned integers of the dtype's width.
-
-        Bytes are moved here, never computed with, so integers stand for every dtype, also for those numpy lacks. A
-        saved view walks its storage in strides; reading the span it covers keeps such a file correct, if not fast.
-        """
-        word = np.dtype(f"<u{self.word_bytes}")
-        shape = (stop - start, *self.shape[1:]) if self.shape else ()
-        if 0 in shape:
-            return np.empty(shape, word)
-        first = start * self.strides[0] if self.shape else 0
-        span = 1 + sum((side - 1) * stride for side, stride in zip(shape, self.strides, strict=True))
-        data = np.empty(span, word)
-        source.read_into(data.data.cast("B"), self.offset + first * word.itemsize)
+    def read(self, source: OpenFile, start: int, stop: int) -> bytes | bytearray:
+        """The bytes of rows `start` to `stop`, one row after another."""
         if self.contiguous:
-            return data.reshape(shape)
-        strides = tuple(stride * word.itemsize for stride in self.strides)
-        return np.ascontiguousarray(np.lib.stride_tricks.as_strided(data, shape, strides))
+            return source.read(self.offset + start * self.row_bytes, (stop - start) * self.row_bytes)
+        return self._read_view(source, start, stop)
+
+    def _read_view(self, source: OpenFile, start: int, stop: int) -> bytes:
+        """A saved view walks its storage in strides; reading the span it covers keeps it correct, if not fast."""
+        import numpy as np  # a third of a small consolidation's cost, and views are rare
+
+        shape = (stop - start, *self.shape[1:])
+        if 0 in shape:
+            return b""
+        span = 1 + sum((side - 1) * stride for side, stride in zip(shape, self.strides, strict=True))
+        data = source.read(self.offset + start * self.strides[0] * self.word_bytes, span * self.word_bytes)
+        # Integers stand for every dtype, also for those numpy lacks.
+        words = np.frombuffer(data, f"<u{self.word_bytes}")
+        strides = tuple(stride * self.word_bytes for stride in self.strides)
+        return np.lib.stride_tricks.as_strided(words, shape, strides).tobytes()
 
 
 @dataclass(frozen=True, slots=True)

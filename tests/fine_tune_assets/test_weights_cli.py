@@ -1,5 +1,6 @@
 """`fine-tune consolidate` and `fine-tune merge`: any folders in, a whole new folder out, or one line and nothing."""
 
+import errno
 import json
 import os
 import pty
@@ -16,6 +17,7 @@ from click.testing import CliRunner, Result
 from safetensors.torch import load_file
 
 from fine_tune_assets.cli import main
+from neuron_ops.errors import CorruptArtifact
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "neuron_checkpoints"
 CHECKPOINT = FIXTURES / "b_tp2_all_pt" / "checkpoint-4"
@@ -217,6 +219,44 @@ def test_a_full_disk_is_noticed_before_the_first_byte(
     monkeypatch.setattr("os.statvfs", lambda _: type("Full", (), {"f_bavail": 1, "f_frsize": 4096}))
 
     assert_refused(typed(*words, *dry), 2, "has 0.00 GB free")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_disk_that_fills_up_on_the_way_ends_in_one_line_and_leaves_nothing(
+    command: str, typed: Typed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [tmp_path / "out" if word == "OUT" else word for word in COMMANDS[command]]
+    written = []
+
+    def write(descriptor: int, data: memoryview, offset: int) -> int:
+        written.append(len(data))
+        if len(written) == 3:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return pwrite(descriptor, data, offset)
+
+    pwrite = os.pwrite
+    monkeypatch.setattr("os.pwrite", write)
+
+    assert_refused(typed(*words), 5, f"The disk of {tmp_path / 'out'} became full")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_merge_that_is_not_proven_yet_has_no_name(
+    typed: Typed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed while it was read again, it stood there like a finished one, without its card."""
+    seen = []
+
+    def verify(base: Path, folder: Path, *_: object, **__: object) -> None:
+        seen.append((tmp_path / "out").exists())
+        (folder / "model.safetensors").write_bytes(b"")
+        raise CorruptArtifact("not the file that was written")
+
+    monkeypatch.setattr("neuron_ops.weights.merge_proof.verify_merge", verify)
+
+    assert_refused(typed("merge", BASE, tmp_path / "out", "--adapter", ADAPTER), 4, "not the file")
+    assert seen == [False]
     assert list(tmp_path.iterdir()) == []
 
 

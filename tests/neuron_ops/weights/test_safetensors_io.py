@@ -178,6 +178,20 @@ def test_copying_more_than_there_is_names_the_file_and_the_bytes(tmp_path: Path)
         copy_range(source, 2, target, 0, 10, [])
 
 
+def test_bytes_are_scattered_over_more_buffers_than_the_kernel_takes_at_once(tmp_path: Path) -> None:
+    data = np.random.default_rng(0).bytes(3 * 2500)
+    (tmp_path / "data").write_bytes(b"header" + data)
+    result = bytearray(len(data))
+    buffers = [memoryview(result)[at : at + 3] for at in range(0, len(data), 3)]
+
+    with OpenFile(tmp_path / "data") as source:
+        source.scatter_into(buffers, 6)
+        with pytest.raises(CorruptArtifact, match="7506 bytes, but 7507 are needed"):
+            source.scatter_into(buffers, 7)
+
+    assert result[:-3] == data[1:-2], "the second call came as far as the file went"
+
+
 def test_sharing_blocks_either_copies_everything_or_says_no(tmp_path: Path) -> None:
     (tmp_path / "source").write_bytes(bytes(range(256)) * 64)
 
