@@ -82,7 +82,13 @@ SHAPES = {
 
 def write_base(folder: Path, shapes: Shapes) -> None:
     """A model folder with shards of at most one gigabyte."""
-    from neuron_ops.weights.safetensors_io import SafetensorsWriter, TensorSpec, split_into_shards, write_index
+    from neuron_ops.weights.safetensors_io import (
+        INDEX_NAME,
+        SafetensorsWriter,
+        TensorSpec,
+        encode_index,
+        split_into_shards,
+    )
 
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(shapes.config(), indent=2))
@@ -96,7 +102,7 @@ def write_base(folder: Path, shapes: Shapes) -> None:
                     writer.write(noise[: min(len(noise), tensor.nbytes - done)])
             writer.finish()
     if len(shards) > 1:
-        write_index(folder, shards)
+        (folder / INDEX_NAME).write_bytes(encode_index(shards))
 
 
 def _noise(elements: int = 1 << 23) -> memoryview:

@@ -325,8 +325,20 @@ def test_an_api_that_does_not_answer_is_borne(cluster: Cluster, looks: Looks) ->
     looks.until_said("train", "Runs in pod")
 
 
-def test_a_missing_permission_is_one_clear_error(cluster: Cluster, looks: Looks) -> None:
+def test_a_refusal_that_passes_is_borne(cluster: Cluster, looks: Looks) -> None:
+    """An authorizer that is out of order for a moment says the same as a permission that is missing."""
+    cluster.add_node("node-a")
+    cluster.create(JOBS, _job("train", WAIT))
+    looks.until_said("train", "Runs in pod")
+
     cluster.fault("GET .*/default/pods", times=1, status=403)
+
+    looks.until_said("train", "Waits to see its pod: Kubernetes does not let this account list pods")
+    looks.until_said("train", "Runs in pod")
+
+
+def test_a_missing_permission_is_one_clear_error(cluster: Cluster, looks: Looks) -> None:
+    cluster.fault("GET .*/default/pods", times=10_000, status=403)
 
     verdict = looks.until_failure("train")
 
