@@ -3,6 +3,7 @@
 Each command imports what it needs when it runs: `fine-tune --help` answers without Dagster, and none needs torch.
 """
 
+import errno
 import json
 import sys
 from pathlib import Path
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
     from dagster import DagsterInstance
 
 
+A_PERSON_S_TO_MEND = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG)
+"""What the system says of a file that somebody named or protected."""
+
+
 class _Group(click.Group):
     """A group whose commands end with one line and the error's exit code, never a traceback for a user's mistake."""
 
@@ -35,6 +40,13 @@ class _Group(click.Group):
         except OpsError as error:
             click.echo(f"Error: {error}", err=True)
             sys.exit(error.exit_code)
+        except OSError as error:
+            if error.errno not in A_PERSON_S_TO_MEND:
+                raise
+            click.echo(
+                f"Error: {error.filename} cannot be used: {error.strerror}. Correct that, or name another.", err=True
+            )
+            sys.exit(InvalidInput.exit_code)
 
 
 @click.group(cls=_Group)

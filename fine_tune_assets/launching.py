@@ -161,6 +161,8 @@ def _how(step: Step, ending: Ending) -> str:
     if ending.status < 0:
         hint = " (out of memory is the usual reason for signal 9)" if ending.status == -9 else ""
         return f"{step.verb} was killed by signal {-ending.status}{hint}"
+    if ending.status > 128:  # a shell's way to say it, and that of neuron_ops.nodes
+        return f"{step.verb} ended because one of its processes was killed by signal {ending.status - 128}"
     return f"{step.verb} ended with exit status {ending.status}"
 
 

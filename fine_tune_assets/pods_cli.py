@@ -15,11 +15,11 @@ from neuron_ops.steps import BY_ARTIFACT, STEPS
 def pods(asset: str | None, recipe: str | None, pairs: tuple[str, ...], finished: bool) -> None:
     """Print the pod of ASSET, or of every asset, as YAML for dagster_k8s. Needs no cluster.
 
-    Refuses what would fail there: settings in FINE_TUNE_PODS, the store, the instance in DAGSTER_HOME.
+    Refuses what would fail there: settings in FINE_TUNE_PODS, the store.
     """
     import yaml
 
-    from fine_tune_assets.kubernetes.deployment import check_settings
+    from fine_tune_assets.kubernetes.deployment import check_store
     from fine_tune_assets.kubernetes.pod_config import pod_config
     from fine_tune_assets.kubernetes.pods import load_pods
 
@@ -27,7 +27,7 @@ def pods(asset: str | None, recipe: str | None, pairs: tuple[str, ...], finished
         raise InvalidInput(f"There is no asset {asset!r}. There are {', '.join(BY_ARTIFACT)}.")
     settings = read_settings()
     team = load_pods(settings.pods)
-    check_settings(settings, team)
+    check_store(settings.store, team)
     chosen = chosen_recipe(recipe, pairs)
     steps = [BY_ARTIFACT[asset]] if asset else STEPS
     configs = {step.artifact: pod_config(step, chosen, team, finished=finished) for step in steps}

@@ -1,6 +1,8 @@
 """`fine-tune consolidate` and `fine-tune merge`: the two weight programs on any folders, outside Dagster."""
 
 import os
+import re
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+
+from neuron_ops.errors import InvalidInput
 
 if TYPE_CHECKING:
     from neuron_ops.weights.lora_targets import WeightedAdapter
@@ -17,9 +21,25 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int], None]
 
 
+def _local(context: click.Context, parameter: click.Parameter, path: Path) -> Path:
+    """Refuse a URL, which would become a folder of that name."""
+    if re.match(r"[a-z][a-z0-9+]+:/", str(path)):
+        raise InvalidInput(
+            f"{path} is no local folder. In a store on S3 the assets consolidated_weights and merged_model do this."
+        )
+    return path
+
+
+def _number(context: click.Context, parameter: click.Parameter, value: float) -> float:
+    """Refuse nan, which no range excludes."""
+    if value != value:
+        raise InvalidInput(f"--max-shard-gb is {value}. Give a size in GB, such as 5.")
+    return value
+
+
 @click.command()
-@click.argument("checkpoint", type=click.Path(path_type=Path))
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("checkpoint", type=click.Path(path_type=Path), callback=_local)
+@click.argument("out", type=click.Path(path_type=Path), callback=_local)
 @click.option("--base-model", required=True, metavar="ID", help="Base model that the adapter names, by its hub id.")
 @click.option("--revision", metavar="COMMIT", help="Commit of the base model.")
 @click.option("--adapter", default="default", show_default=True, help="Name of the adapter in the checkpoint.")
@@ -27,7 +47,8 @@ Progress = Callable[[int, int], None]
     "--max-shard-gb",
     default=5.0,
     show_default=True,
-    type=click.FloatRange(0, min_open=True),
+    type=click.FloatRange(0, 1e6, min_open=True),
+    callback=_number,
     help="Largest weights file of a full model, in GB.",
 )
 @click.option("--dry-run", is_flag=True, help="Check everything and say what would be written; write nothing.")
@@ -38,6 +59,7 @@ def consolidate(
 
     CHECKPOINT is one checkpoint of optimum-neuron (an adapter or a full model), or a PEFT or transformers folder.
     """
+    clean_up_on_signals()
     from neuron_ops.weights.consolidation import BaseModelName, consolidate_checkpoint
 
     with _progress("consolidating") as progress:
@@ -60,8 +82,8 @@ def consolidate(
 
 
 @click.command()
-@click.argument("base", type=click.Path(path_type=Path))
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("base", type=click.Path(path_type=Path), callback=_local)
+@click.argument("out", type=click.Path(path_type=Path), callback=_local)
 @click.option(
     *("--adapter", "adapters"),
     multiple=True,
@@ -75,8 +97,8 @@ def merge(base: Path, out: Path, adapters: tuple[str, ...], dry_run: bool) -> No
 
     The result is read again and proven: exactly the targeted tensors differ, every other byte is the base's.
     """
+    clean_up_on_signals()
     _keep_blas_single()
-    from neuron_ops.errors import InvalidInput
     from neuron_ops.weights.merging import merge_adapters
 
     if out.resolve().is_relative_to(base.resolve()):
@@ -127,6 +149,16 @@ def _tell_merge(verb: str, out: Path, report: "MergeReport", adapters: "list[Wei
         click.echo(f"{adapter.path} says that it was trained on {named or 'a base that it does not name'}")
 
 
+def clean_up_on_signals() -> None:
+    """A program that is told to end removes what it has half written, as after Ctrl-C."""
+
+    def unwind(number: int, frame: object) -> None:
+        sys.exit(128 + number)
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, unwind)
+
+
 def _keep_blas_single() -> None:
     """One thread for numpy's BLAS, which reads this when numpy is imported: a merge's blocks are small, and more
     threads would only spin beside them."""
@@ -134,7 +166,6 @@ def _keep_blas_single() -> None:
 
 
 def _weighted(text: str) -> "WeightedAdapter":
-    from neuron_ops.errors import InvalidInput
     from neuron_ops.weights.lora_targets import WeightedAdapter
 
     folder, equals, weight = text.rpartition("=")

@@ -26,7 +26,7 @@ from dagster_pipes import DAGSTER_PIPES_CONTEXT_ENV_VAR, PipesContext, open_dags
 
 from neuron_ops.artifacts import ArtifactStore, CheckRecord, FileRecord, Manifest, Scalar, Writer
 from neuron_ops.ending import ERROR_FILE, leave_error
-from neuron_ops.errors import OpsError
+from neuron_ops.errors import FULL, InvalidInput, OpsError
 from neuron_ops.launch import LAUNCHER_PID, end_without_launcher, takes_several, world_command
 from neuron_ops.raw import RawDatasets
 from neuron_ops.recipe_file import load_recipe
@@ -80,6 +80,15 @@ def run_program(body: Callable[[], int], progress: contextlib.AbstractContextMan
         except OpsError as error:
             _report_error(error)
             status = error.exit_code
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            full = InvalidInput(
+                f"The disk became full ({error.filename or 'of the store, or of TMPDIR'}), so nothing was published. "
+                "Free some space, or give the store (FINE_TUNE_STORE) another place."
+            )
+            _report_error(full)
+            status = full.exit_code
         except SystemExit as stop:  # a signal, after everything below has unwound
             status = int(stop.code or 0)
     # Outside: Dagster would show an exit that passes through its client as an exception with a stack of frames.

@@ -10,7 +10,11 @@ Each message names the thing, the reason and the next move, so nobody needs the 
 defect of ours: it ends with exit code 1 and its traceback.
 """
 
+import errno
 from typing import ClassVar
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""What the system says when a disk, or somebody's part of it, is full."""
 
 
 class OpsError(Exception):

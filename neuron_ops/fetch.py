@@ -18,7 +18,7 @@ from neuron_ops import cli
 from neuron_ops.artifacts import Scalar
 from neuron_ops.errors import CorruptArtifact, InvalidInput, MissingArtifact, Unavailable
 from neuron_ops.files import open_files
-from neuron_ops.model_config import parse_config
+from neuron_ops.model_config import parse_config, refuse_without_weights
 from neuron_ops.recipe import BaseModelSection, package_path
 from neuron_ops.run import Run
 from neuron_ops.weights.safetensors_io import read_model_folder
@@ -58,10 +58,7 @@ def inspect(folder: Path) -> dict[str, Scalar]:
         CorruptArtifact: a weights file is cut short or not what its header says.
     """
     config = _read_config(folder)
-    if not any(folder.glob("*.safetensors")):
-        raise InvalidInput(
-            f"{folder} holds no .safetensors file. Pickled weights (.bin, .pth) are not read; convert them first."
-        )
+    refuse_without_weights([path.name for path in folder.iterdir()], str(folder))
     files = read_model_folder(folder).files
     tensors = [tensor for file in files for tensor in file.entries.values()]
     return {

@@ -1,14 +1,16 @@
-"""The config.json of a model folder: what it must be before anything is built on it.
+"""What a model folder must hold before anything is built on it: a Llama's config.json, and weights that are read.
 
 Finding the file belongs to whoever has the folder; what the numbers in it mean belongs to whoever computes with them.
 """
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from neuron_ops.errors import CorruptArtifact, InvalidInput
 
 SUPPORTED = ["LlamaForCausalLM"]
+WEIGHTS = ".safetensors"
 
 
 def parse_config(data: bytes | None, folder: str) -> dict[str, Any]:  # Any: whatever a published config holds
@@ -34,3 +36,15 @@ def parse_config(data: bytes | None, folder: str) -> dict[str, Any]:  # Any: wha
             "Choose a Llama-architecture model."
         )
     return dict(config)
+
+
+def refuse_without_weights(names: Iterable[str], where: str) -> None:
+    """Refuse a model whose weights are not there, or in a form that is not read.
+
+    Raises:
+        InvalidInput: no file of these names holds weights.
+    """
+    if not any(name.endswith(WEIGHTS) for name in names):
+        raise InvalidInput(
+            f"{where} holds no {WEIGHTS} file. Pickled weights (.bin, .pth) are not read; convert them first."
+        )

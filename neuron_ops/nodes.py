@@ -77,6 +77,7 @@ def run(recipe: Recipe, commands: Mapping[int, Sequence[str]], meeting: Meeting)
             "MASTER_ADDR": meeting.address,
             "MASTER_PORT": str(meeting.port),
             ERROR_FILE: str(error_file),
+            "PET_LOG_DIR": scratch,  # torchrun's --log-dir: else it leaves a folder in TMPDIR each time
         }
         groups: dict[int, subprocess.Popen[bytes]] = {}
         try:

@@ -76,13 +76,14 @@ def _is_dagsters(launcher: dict[str, Any]) -> bool:  # Any: YAML
 
 def _wrong_launcher(name: str) -> InvalidInput:
     return InvalidInput(
-        f"FINE_TUNE_DEPLOYMENT is kubernetes, but the Dagster instance launches runs with {name}. Set run_launcher to "
-        "dagster_k8s's K8sRunLauncher in dagster.yaml (deployments/helm does), or FINE_TUNE_DEPLOYMENT to local."
+        f"In the Kubernetes deployment a run is a Job, but the Dagster instance launches runs with {name}. Set "
+        "run_launcher to dagster_k8s's K8sRunLauncher in dagster.yaml (deployments/helm does), or "
+        "FINE_TUNE_DEPLOYMENT to local."
     )
 
 
 def _wrong_storage(name: str) -> InvalidInput:
     return InvalidInput(
-        f"FINE_TUNE_DEPLOYMENT is kubernetes, but the Dagster instance keeps its events in {name}, which other pods "
-        "cannot reach. Set storage to postgres in dagster.yaml."
+        f"In the Kubernetes deployment pods share the Dagster instance, but it keeps its events in {name}, which other "
+        "pods cannot reach. Set storage to postgres in dagster.yaml."
     )

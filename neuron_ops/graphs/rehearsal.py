@@ -79,7 +79,8 @@ def _command(run: Run, scratch: Path, out: Path, node: int, meet: str) -> list[s
 
 def _run(argv: list[str], run: Run, compiler: Compiler, cache: Path) -> str:
     lines: list[str] = []
-    variables = {**environment(run.recipe), **compiler.environment(cache)}
+    # torchrun's --log-dir: else it leaves a folder in TMPDIR each time.
+    variables = {**environment(run.recipe), **compiler.environment(cache), "PET_LOG_DIR": str(cache.parent)}
     if rehearsal_layout(run.recipe).nodes > 1:
         # Its ranks report to whoever started the nodes, as in training: this node's end may be another's consequence.
         status = launch.execute(argv, variables, _show_and_keep(lines))

@@ -4,9 +4,10 @@ Only the large things count: a copy of the base model, the merged model, checkpo
 """
 
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from pathlib import Path
 
+from neuron_ops.errors import InvalidInput
 from neuron_ops.planning.data import DataPlan
 from neuron_ops.planning.memory import adapter_parameters
 from neuron_ops.planning.model_files import weights_bytes
@@ -20,13 +21,17 @@ POSITION_BYTES = 12
 """Of a token row: id, label and position."""
 
 
-def disk_warnings(run: Run, to_make: Collection[str], data: DataPlan | None, shape: ModelShape | None) -> Iterator[str]:
-    """What is missing on the disk for the artifacts that are to be made."""
+def check_disk(run: Run, to_make: Collection[str], data: DataPlan | None, shape: ModelShape | None) -> None:
+    """Refuse a disk that is too small for the artifacts that are to be made.
+
+    Raises:
+        InvalidInput: how much is missing.
+    """
     if "://" in run.store.url:
         return
     needed, free = _needed(run, to_make, data, shape), _free(Path(run.store.url))
     if needed > free:
-        yield (
+        raise InvalidInput(
             f"{run.store.url} has {show_bytes(Range.exactly(free))} left, but what is still to be made needs "
             f"{show_bytes(Range.exactly(needed))}. Free some, or give the store (FINE_TUNE_STORE) another place."
         )

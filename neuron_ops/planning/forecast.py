@@ -10,13 +10,13 @@ from typing import Any, TypeVar
 from neuron_ops.backends import Layout, device_memory, environment, layout, refuse_model
 from neuron_ops.errors import CorruptArtifact, InvalidInput, MissingArtifact
 from neuron_ops.planning.data import DataPlan, padding_warnings, plan_data
-from neuron_ops.planning.disk import disk_warnings
+from neuron_ops.planning.disk import check_disk
 from neuron_ops.planning.duration import DurationPlan, plan_duration
 from neuron_ops.planning.exposure import Exposure, cadence_warnings, exposure_warnings, plan_exposure
 from neuron_ops.planning.graphs import GraphsPlan, plan_graphs
 from neuron_ops.planning.judging import judging_seconds, judging_warnings
 from neuron_ops.planning.memory import MemoryPlan, check_memory, memory_warnings, plan_memory
-from neuron_ops.planning.model_files import read_config
+from neuron_ops.planning.model_files import check_weights, read_config
 from neuron_ops.planning.model_shape import ModelShape, read_shape
 from neuron_ops.planning.quantities import Range
 from neuron_ops.recipe import Recipe
@@ -113,7 +113,8 @@ class _Planner:
         self._warn_of(cadence_warnings(recipe.training))
         self._warn_of(judging_warnings(recipe, judging))
         self._warn_of(hub_warnings(run) if not self._has_hub_token else ())
-        self._warn_of(disk_warnings(run, [state.artifact for state in artifacts if not state.finished], data, model))
+        to_make = [state.artifact for state in artifacts if not state.finished]
+        self._attempt(lambda: check_disk(run, to_make, data, model))
         return Forecast(
             dataset_version=run.version,
             recipe=recipe.name,
@@ -138,6 +139,7 @@ class _Planner:
         config, folder = found
         shape = read_shape(config, f"{folder}/config.json")
         self._attempt(lambda: refuse_model(self._recipe, config))
+        self._attempt(lambda: check_weights(self._run))
         self._warn_of(length_warnings(self._recipe, config))
         return shape
 

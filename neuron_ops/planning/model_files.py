@@ -9,11 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from neuron_ops.files import Files, open_files
-from neuron_ops.model_config import parse_config
+from neuron_ops.model_config import WEIGHTS, parse_config, refuse_without_weights
 from neuron_ops.recipe import BaseModelSection, package_path
 from neuron_ops.run import Run
-
-WEIGHTS = ".safetensors"
 
 
 def read_config(run: Run) -> tuple[dict[str, Any], str] | None:  # Any: whatever a published config holds
@@ -57,3 +55,14 @@ def weights_bytes(run: Run) -> int:
     if found is not None:
         return sum(file.bytes for file in found.manifest.files if file.name.endswith(WEIGHTS))
     return sum(size for name, (size, _) in files.stamps("").items() if name.endswith(WEIGHTS)) if files else 0
+
+
+def check_weights(run: Run) -> None:
+    """Refuse a folder that is to become the base model and holds no weights, as `fetch` will.
+
+    Raises:
+        InvalidInput: it has none that are read here.
+    """
+    files = _source(run.recipe.base_model)
+    if run.find("base_model") is None and files is not None:
+        refuse_without_weights(files.stamps(""), files.url)

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from neuron_ops.errors import InvalidInput, MissingArtifact
 from neuron_ops.weights.byte_ranges import FileDigest, copy_file, file_digest
-from neuron_ops.weights.folders import check_free_space, check_not_taken, new_folder
+from neuron_ops.weights.folders import check_can_be_made, check_free_space, check_not_taken, new_folder
 from neuron_ops.weights.lora import (
     CONFIG_NAME,
     WEIGHTS_NAME,
@@ -95,6 +95,7 @@ def consolidate_checkpoint(
     check_not_taken(out)
     size = sum(file.bytes for file in plan.report.files)
     if dry_run:
+        check_can_be_made(out)
         check_free_space(out.parent, size)
         return plan.report
     with new_folder(out) as partial:

@@ -1,6 +1,5 @@
 """A result folder that exists whole or not at all."""
 
-import errno
 import fcntl
 import os
 import shutil
@@ -9,9 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from neuron_ops.errors import InvalidInput, Unavailable
-
-_FULL = {errno.ENOSPC, errno.EDQUOT}
+from neuron_ops.errors import FULL, InvalidInput, Unavailable
 
 
 @contextmanager
@@ -40,7 +37,7 @@ def new_folder(out: Path) -> Iterator[Path]:
         partial.rename(out)
     except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
-        if isinstance(error, OSError) and error.errno in _FULL:
+        if isinstance(error, OSError) and error.errno in FULL:
             raise Unavailable(
                 f"The disk of {out} became full while it was written, so nothing of it was kept. Free some space or "
                 "name a folder on another disk."
@@ -55,6 +52,13 @@ def check_not_taken(out: Path) -> None:
     """Refuse to write over anything."""
     if out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir()))):
         raise InvalidInput(f"{out} already exists and is not an empty folder. Remove it or name another folder.")
+
+
+def check_can_be_made(out: Path) -> None:
+    """Refuse what `new_folder` could not make; for a dry run, which makes nothing."""
+    nearest = next(path for path in out.absolute().parents if path.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        raise InvalidInput(f"{out} cannot be made: {nearest} may not be written. Name a folder that you may write.")
 
 
 def check_free_space(folder: Path, needed: int) -> None:

@@ -84,6 +84,9 @@ def read_adapter_config(path: Path) -> dict[str, Any]:
     for switch, reason in _REFUSED_SWITCHES.items():
         if config.get(switch):
             raise InvalidInput(f"{path} sets {switch} to {config[switch]!r}: {reason}. Merge it with PEFT itself.")
+    for name in ("r", "lora_alpha"):
+        if not isinstance(config.get(name, 8), int | float) or not config.get(name, 8) > 0:
+            raise InvalidInput(f"{path} gives {name} as {config[name]!r}, which is no positive number. Save it again.")
     init = str(config.get("init_lora_weights")).lower()
     if init.startswith(_BASE_CHANGING_INITS):
         raise InvalidInput(

@@ -3,15 +3,24 @@
 import json
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from neuron_ops.errors import InvalidInput, MissingArtifact
-from neuron_ops.weights.lora import LOW_RANK_KEY, PREFIX, Adapter, check_float, low_rank_parts, read_adapter
+from neuron_ops.weights.lora import (
+    LOW_RANK_KEY,
+    PREFIX,
+    Adapter,
+    check_float,
+    low_rank_parts,
+    read_adapter,
+)
 from neuron_ops.weights.safetensors_io import ModelFolder, TensorEntry
 
+# By these, LoraConfig leaves out layers that its targets name.
+_CHOOSE_LAYERS = ("layers_to_transform", "exclude_modules")
 # PEFT's names for the base's own tensors inside the modules it wraps.
 _BASE_COPY = re.compile(r"\.(base_layer|original_module)\.")
 
@@ -74,11 +83,33 @@ def plan_changes(base: ModelFolder, adapters: Sequence[WeightedAdapter]) -> dict
     for weighted in adapters:
         if not math.isfinite(weighted.weight) or weighted.weight == 0:
             raise InvalidInput(f"{weighted.path} has weight {weighted.weight}; give a finite number other than 0.")
-        for name, part in _parts(read_adapter(weighted.path), weighted.weight):
+        adapter = read_adapter(weighted.path)
+        parts = list(_parts(adapter, weighted.weight))
+        _check_nothing_is_missing(base, adapter, {name for name, _ in parts})
+        for name, part in parts:
             entry = _base_entry(base, name, part, tied)
             _check_fit(base.path, entry, name, part)
             _add(changes.setdefault(name, Change(name)), part)
     return {name: changes[name] for name in sorted(changes)}
+
+
+def _check_nothing_is_missing(base: ModelFolder, adapter: Adapter, changed: Collection[str]) -> None:
+    """Every layer that the adapter's configuration names must have its factors: half an adapter is another model.
+
+    Only plain lists of names are followed: a pattern or a choice of layers may leave out what it likes.
+    """
+    targets = adapter.config.get("target_modules")
+    if not isinstance(targets, list) or any(adapter.config.get(name) for name in _CHOOSE_LAYERS):
+        return
+    replaced = tuple(f".{name}" for name in adapter.config.get("modules_to_save") or ())
+    for name in base.places:
+        module = name.removesuffix(".weight")
+        named = module != name and any(f".{module}".endswith(f".{target}") for target in targets)
+        if named and not f".{module}".endswith(replaced) and name not in changed:
+            raise InvalidInput(
+                f"{adapter.path} targets {', '.join(targets)}, but holds no change of {name}: a part of it is missing. "
+                "Save the adapter again."
+            )
 
 
 def tied_head(base: ModelFolder) -> str | None:

@@ -21,7 +21,7 @@ from neuron_ops.weights.byte_ranges import (
     new_digest,
     share_blocks,
 )
-from neuron_ops.weights.folders import check_free_space, check_not_taken, new_folder
+from neuron_ops.weights.folders import check_can_be_made, check_free_space, check_not_taken, new_folder
 from neuron_ops.weights.lora_targets import BiasDelta, LowRank, Replacement, WeightedAdapter
 from neuron_ops.weights.merge_math import Outcome, TensorMerge, Workspace, read_factors
 from neuron_ops.weights.merge_plan import HEAD, MergePlan, PlannedFile, Step, plan_merge
@@ -46,6 +46,7 @@ def merge_adapters(
     plan = plan_merge(read_model_folder(base), adapters)
     check_not_taken(out)
     if dry_run:
+        check_can_be_made(out)
         check_free_space(out.parent, plan.size)
         return _foresee(plan)
     with new_folder(out) as partial:

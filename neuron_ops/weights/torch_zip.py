@@ -15,7 +15,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from neuron_ops.errors import CorruptArtifact, MissingArtifact
+from neuron_ops.errors import CorruptArtifact, InvalidInput, MissingArtifact
 from neuron_ops.weights.byte_ranges import OpenFile
 from neuron_ops.weights.safetensors_io import ITEM_BYTES
 
@@ -163,16 +163,23 @@ class _TorchZip:
         return record.header_offset + _LOCAL_HEADER.size + int(header[9]) + int(header[10])
 
 
-def _load(path: Path) -> Any:
+def _load(path: Path, verify: bool) -> Any:
     try:
         file = _TorchZip(path)
+        damaged = file.archive.testzip() if verify else None
     except FileNotFoundError:
         raise MissingArtifact(f"{path} does not exist. Copy the whole checkpoint again.") from None
+    except PermissionError as error:
+        raise InvalidInput(f"{path} cannot be read: {error.strerror}. Correct its permissions.") from None
     except (zipfile.BadZipFile, OSError) as error:
         raise CorruptArtifact(
             f"{path} ({path.stat().st_size} bytes) is no complete torch file: {error}. It was cut short or is still "
             "being written. Copy the checkpoint again."
         ) from None
+    if damaged is not None:
+        raise CorruptArtifact(
+            f"{path} is damaged: {damaged} has another checksum than when it was saved. Copy the checkpoint again."
+        )
     try:
         with file.archive:
             return file.pickle()
@@ -188,17 +195,20 @@ def _load(path: Path) -> Any:
         ) from None
 
 
-def read_torch_file(path: Path) -> Mapping[str, StoredTensor]:
-    """The named tensors of a plain `.pt` file, or of an xser file with its `<name>.tensors` folder."""
-    content = _load(path)
+def read_torch_file(path: Path, *, verify: bool = False) -> Mapping[str, StoredTensor]:
+    """The named tensors of a plain `.pt` file, or of an xser file with its `<name>.tensors` folder.
+
+    With `verify`, every byte is read and compared with the checksums (CRC-32) that zip files carry.
+    """
+    content = _load(path, verify)
     if not isinstance(content, dict):
         raise CorruptArtifact(f"{path} holds a {type(content).__name__}, not a dict of tensors. Give a model shard.")
-    return {str(name): _resolve(path, str(name), value) for name, value in content.items()}
+    return {str(name): _resolve(path, str(name), value, verify) for name, value in content.items()}
 
 
-def _resolve(path: Path, name: str, value: object) -> StoredTensor:
+def _resolve(path: Path, name: str, value: object, verify: bool) -> StoredTensor:
     if isinstance(value, _TensorReference):
-        value = _load(path.with_name(path.name + ".tensors") / f"tensor_{int(value.tid)}.pt")
+        value = _load(path.with_name(path.name + ".tensors") / f"tensor_{int(value.tid)}.pt", verify)
     if not isinstance(value, StoredTensor):
         raise CorruptArtifact(f"{path}: {name!r} is a {type(value).__name__}, not a tensor. Give a model shard.")
     return value

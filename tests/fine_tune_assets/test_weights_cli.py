@@ -5,6 +5,7 @@ import json
 import os
 import pty
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -318,3 +319,49 @@ def test_neither_command_imports_torch_or_dagster_and_blas_has_one_thread(tmp_pa
     )
 
     assert done.stdout.splitlines() == ["0", "[]", "1 thread"]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("merge", BASE, "s3://bucket/out", "--adapter", ADAPTER), "s3:/bucket/out is no local folder"),
+        (("consolidate", CHECKPOINT, "s3://bucket/out", *NAMED), "s3:/bucket/out is no local folder"),
+        (("consolidate", CHECKPOINT, "out", *NAMED, "--max-shard-gb", "nan"), "--max-shard-gb is nan"),
+        (("merge", BASE, "o" * 300, "--adapter", ADAPTER), "File name too long"),
+    ],
+)
+def test_a_place_or_a_size_that_cannot_be_is_one_line(
+    words: tuple[object, ...], says: str, typed: Typed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    assert_refused(typed(*words), 2, says)
+
+    assert list(tmp_path.iterdir()) == []
+
+
+HALF_WRITTEN = """
+import sys, time
+from pathlib import Path
+from fine_tune_assets.weights_cli import clean_up_on_signals
+from neuron_ops.weights.folders import new_folder
+
+clean_up_on_signals()
+with new_folder(Path(sys.argv[1])) as folder:
+    (folder / "model.safetensors").write_text("half")
+    print("writing", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_program_that_is_told_to_end_leaves_nothing(number: signal.Signals, tmp_path: Path) -> None:
+    argv = [sys.executable, "-c", HALF_WRITTEN, str(tmp_path / "out")]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "writing\n"
+
+        process.send_signal(number)
+
+        assert process.wait(60) == 128 + number
+    assert list(tmp_path.iterdir()) == []

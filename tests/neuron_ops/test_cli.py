@@ -276,6 +276,14 @@ def test_a_manifest_says_what_was_made_from_what_with_what(run: Run) -> None:
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", manifest.finished_at)
 
 
+def test_a_full_disk_is_one_sentence_and_not_tried_again(program: Program, tmp_path: Path) -> None:
+    done = program("raise OSError(28, 'No space left on device', 'rows.arrow')")
+
+    assert done.returncode == InvalidInput.exit_code
+    assert "error: The disk became full (rows.arrow), so nothing was published." in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="read from /proc")
 def test_the_memory_of_a_step_is_its_own(run: Run, program: Program) -> None:
     launcher_s = bytearray(512 * 2**20)

@@ -31,7 +31,7 @@ def refusals(forecast: Forecast) -> list[str]:
 
 @pytest.fixture
 def llama(tmp_path: Path) -> Path:
-    """A model folder that claims to be Llama 3.1 8B, with the demo's tokenizer and no weights."""
+    """A model folder that claims to be Llama 3.1 8B, with the demo's tokenizer and a file of no weights."""
     source = package_path("package:demo/model")
     assert source is not None
     folder = tmp_path / "llama"
@@ -39,6 +39,7 @@ def llama(tmp_path: Path) -> Path:
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         shutil.copyfile(source / name, folder / name)
     (folder / "config.json").write_text(json.dumps(LLAMA_8B_CONFIG))
+    (folder / "model.safetensors").touch()
     return folder
 
 
@@ -232,12 +233,20 @@ def test_a_missing_token_is_mentioned_while_a_repository_is_still_to_be_fetched(
     assert not any("HF_TOKEN" in text for text in warnings(make_forecast(make_run(), has_hub_token=False)))
 
 
-def test_a_disk_without_room_is_a_warning(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_without_room_is_a_no_go(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10, 10, 1_000_000))
 
     forecast = make_forecast(make_run())
 
-    assert any("has 0.95 MiB left" in text and "FINE_TUNE_STORE" in text for text in warnings(forecast))
+    assert any("has 0.95 MiB left" in text and "FINE_TUNE_STORE" in text for text in refusals(forecast))
+
+
+def test_a_base_model_without_weights_is_a_no_go(make_run: MakeRun, llama: Path) -> None:
+    (llama / "model.safetensors").unlink()
+
+    [refusal] = refusals(make_forecast(make_run(TRN1, **llama_recipe(llama))))
+
+    assert refusal.startswith(f"{llama} holds no .safetensors file.")
 
 
 def test_a_bucket_is_planned_as_a_folder_is(make_run: MakeRun, bucket: str, tmp_path: Path) -> None:

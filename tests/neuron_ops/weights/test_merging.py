@@ -336,6 +336,17 @@ def rewrite_adapter(adapter: Path, change: Callable[[str, torch.Tensor], torch.T
     return adapter
 
 
+def test_an_adapter_that_lost_a_layer_is_refused(
+    make_base: MakeBase, make_adapter: MakeAdapter, tmp_path: Path
+) -> None:
+    base = make_base()
+    path = make_adapter(base, target_modules=["q_proj", "v_proj"]) / "adapter_model.safetensors"
+    save_file({name: tensor for name, tensor in load_file(path).items() if "layers.1.self_attn.v" not in name}, path)
+
+    with pytest.raises(InvalidInput, match=r"holds no change of model\.layers\.1\.self_attn\.v_proj\.weight"):
+        merge(base, path.parent, out=tmp_path / "out")
+
+
 def test_an_adapter_that_was_never_trained_is_refused(
     make_base: MakeBase, make_adapter: MakeAdapter, tmp_path: Path
 ) -> None:

@@ -195,6 +195,18 @@ def test_a_tensor_that_no_metadata_claims_is_found_in_any_rank_s_file(shards: Pa
         read(shards)
 
 
+def test_a_flipped_bit_in_an_adapter_is_damage_and_not_another_adapter(shards: Path) -> None:
+    path = shards / RANK_FILE.format(1)
+    with zipfile.ZipFile(path) as archive:
+        record = next(info for info in archive.infolist() if "/data/" in info.filename)
+    content = bytearray(path.read_bytes())
+    content[record.header_offset + 256] ^= 1
+    path.write_bytes(content)
+
+    with pytest.raises(CorruptArtifact, match=r"is damaged: .* has another checksum than when it was saved"):
+        read(shards)
+
+
 def test_more_ranks_in_the_metadata_than_files_is_a_missing_file(shards: Path) -> None:
     def double(metadata: dict[str, Any]) -> None:
         for fields in metadata["parameters"].values():
