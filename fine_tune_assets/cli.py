@@ -142,13 +142,16 @@ def dataset() -> None:
 def dataset_add(version: str, folder: str) -> None:
     """Deliver FOLDER's .jsonl and .parquet files as dataset version VERSION, its marker last.
 
+    Rows that a delivery without a marker left under that name are removed.
+
     package:demo/raw/demo-v1 is the dataset that comes with this package.
     """
     raw = RawDatasets(read_settings().raw)
     source = package_path(folder) or Path(folder)
     if not source.is_dir():
         raise InvalidInput(f"{folder!r} is no folder. Give the folder that holds the rows.")
-    raw.land(version, source)
+    if stale := raw.land(version, source):
+        click.echo(f"removed what an unfinished delivery of {version} had left: {', '.join(sorted(stale))}")
     click.echo(f"{version} landed in {raw.url}/{version}")
 
 

@@ -79,8 +79,8 @@ class RawDatasets:
         with self._files.local(version, list(self._row_files(version))) as folder:
             yield folder
 
-    def land(self, version: str, folder: Path) -> None:
-        """Deliver a folder's data files as a new version, the marker last.
+    def land(self, version: str, folder: Path) -> list[str]:
+        """Deliver a folder's data files as a new version, the marker last; what of an unfinished delivery was removed.
 
         Raises:
             InvalidInput: there is such a version, the name is malformed, or the folder holds no rows.
@@ -95,9 +95,9 @@ class RawDatasets:
         if not rows:
             raise InvalidInput(f"{folder} holds no {' or '.join(ROW_FILES)} file. Give the folder with the rows.")
         # Whatever an interrupted delivery left goes: without its marker the version does not exist.
-        for name in self._files.children(version):
-            if _holds_rows(name):
-                self._files.remove(f"{version}/{name}")
+        stale = [name for name in self._files.children(version) if _holds_rows(name)]
+        for name in stale:
+            self._files.remove(f"{version}/{name}")
         for file in rows:
             if not self._files.create(f"{version}/{file.name}", file.read_bytes()):
                 raise InvalidInput(
@@ -105,6 +105,7 @@ class RawDatasets:
                     f"Deliver {version!r} once, or choose another name."
                 )
         self._files.create(f"{version}/{MARKERS[0]}", b"")
+        return stale
 
     def _row_files(self, version: str) -> dict[str, tuple[int, str]]:
         check_version(version)

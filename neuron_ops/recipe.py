@@ -107,7 +107,7 @@ class LoraSection(Section):
         known = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
         wrong = sorted(set(modules) - set(known))
         if wrong or not modules or len(set(modules)) < len(modules):
-            raise ValueError(f"must be one or more, each once, of {', '.join(known)}; got {list(modules)}")
+            raise ValueError(f"must be one or more, each once, of {', '.join(known)}")
         return modules
 
 

@@ -13,6 +13,8 @@ from neuron_ops.recipe import Recipe, TrainingSection
 
 MANY_EPOCHS = 5.0
 """From here on a small adapter mostly learns its rows by heart."""
+HIGHEST_RATE = 0.05
+"""A learning rate above this is a slip of the pen."""
 ALMOST_ALL = 0.95
 """Less of the data than this is worth a warning: somebody thinks that it is all seen."""
 
@@ -71,8 +73,8 @@ def exposure_warnings(exposure: Exposure) -> Iterator[str]:
         )
 
 
-def cadence_warnings(training: TrainingSection) -> Iterator[str]:
-    """Intervals that are longer than the training itself, which no field's own limits can tell."""
+def training_warnings(training: TrainingSection) -> Iterator[str]:
+    """What no field's own limits can tell: intervals longer than the training itself, a rate that nobody means."""
     steps = training.steps
     if training.evaluate_every > steps:
         yield (
@@ -88,6 +90,11 @@ def cadence_warnings(training: TrainingSection) -> Iterator[str]:
         yield (
             f"training.warmup_steps ({training.warmup_steps}) is more than half of training.steps ({steps}): the "
             "learning rate is hardly ever at its peak. Lower it."
+        )
+    if training.learning_rate > HIGHEST_RATE:
+        yield (
+            f"training.learning_rate is {training.learning_rate:g}; adapters are trained with 1e-5 to 1e-2, and far "
+            "above that a training diverges. Lower it."
         )
     patience = training.early_stopping_patience
     if patience is not None and patience * training.evaluate_every >= steps:

@@ -12,7 +12,7 @@ from neuron_ops.errors import CorruptArtifact, InvalidInput, MissingArtifact
 from neuron_ops.planning.data import DataPlan, padding_warnings, plan_data
 from neuron_ops.planning.disk import check_disk
 from neuron_ops.planning.duration import DurationPlan, plan_duration
-from neuron_ops.planning.exposure import Exposure, cadence_warnings, exposure_warnings, plan_exposure
+from neuron_ops.planning.exposure import Exposure, exposure_warnings, plan_exposure, training_warnings
 from neuron_ops.planning.graphs import GraphsPlan, plan_graphs
 from neuron_ops.planning.judging import judging_seconds, judging_warnings
 from neuron_ops.planning.memory import MemoryPlan, check_memory, memory_warnings, plan_memory
@@ -110,7 +110,7 @@ class _Planner:
         artifacts = tuple(self._state(step.artifact) for step in STEPS)
         self._warn_of(exposure_warnings(exposure) if exposure else ())
         self._warn_of(padding_warnings(data, recipe.graph.sequence_length) if data else ())
-        self._warn_of(cadence_warnings(recipe.training))
+        self._warn_of(training_warnings(recipe.training))
         self._warn_of(judging_warnings(recipe, judging))
         self._warn_of(hub_warnings(run) if not self._has_hub_token else ())
         to_make = [state.artifact for state in artifacts if not state.finished]

@@ -75,7 +75,7 @@ def read_rows(folder: Path) -> Iterator[RawRow]:
             yield row
     if empty:
         raise InvalidInput(
-            f"{folder} has no rows: {', '.join(path.name for path in files)} hold none. Deliver the data."
+            f"{folder} has no rows: there is none in {', '.join(path.name for path in files)}. Deliver the data."
         )
 
 

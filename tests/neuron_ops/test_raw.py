@@ -118,7 +118,7 @@ def test_an_interrupted_delivery_can_be_made_again(raw: RawDatasets, rows: Path)
     raw._files.create("v1/a.jsonl", b'{"cut')
     raw._files.create("v1/stale.jsonl", b"{}")
 
-    raw.land("v1", rows)
+    assert sorted(raw.land("v1", rows)) == ["a.jsonl", "stale.jsonl"]
 
     assert raw.stats("v1")["files"] == 2
     with raw.local("v1") as folder:

@@ -172,7 +172,10 @@ def test_a_recipe_given_itself_is_as_strict_as_a_file(text: str, words: str) -> 
         ("dataset: {format: sharegpt}", ["dataset.format: should be 'dolly' (got 'sharegpt')"]),
         ("dataset:", ["dataset: should be an object (got None)"]),
         ("graph: {lora: {target_modules: q_proj}}", ["graph.lora.target_modules: should be a valid array"]),
-        ("graph: {lora: {target_modules: [q_proj, query]}}", ["must be one or more", "got ['q_proj', 'query']"]),
+        (
+            "graph: {lora: {target_modules: [q_proj, query]}}",
+            ["must be one or more", "down_proj (got ['q_proj', 'query'])"],
+        ),
         ("graph: {lora: {target_modules: []}}", ["must be one or more"]),
         ("graph: {lora: {target_modules: [q_proj, q_proj]}}", ["each once"]),
         ("graph: {sequence_length: 100}", ["graph.sequence_length: should be a multiple of 8 (got 100)"]),

@@ -4,7 +4,7 @@ import pytest
 
 from neuron_ops.backends import layout
 from neuron_ops.planning.data import DataPlan
-from neuron_ops.planning.exposure import Exposure, cadence_warnings, exposure_warnings, plan_exposure
+from neuron_ops.planning.exposure import Exposure, exposure_warnings, plan_exposure, training_warnings
 from neuron_ops.planning.quantities import Range
 from neuron_ops.recipe import Recipe, TrainingSection
 from neuron_ops.recipe_file import load_recipe
@@ -87,12 +87,15 @@ def test_without_data_epochs_are_not_known_and_nobody_is_warned() -> None:
         ({"warmup_steps": 11}, ["warmup_steps (11) is more than half of training.steps (20)"]),
         ({"early_stopping_patience": 2}, ["early_stopping_patience (2) x evaluate_every (10) is not below"]),
         ({"early_stopping_patience": 1, "warmup_steps": 10}, []),
+        ({"learning_rate": 1e30}, ["training.learning_rate is 1e+30"]),
     ],
 )
-def test_cadences_that_never_come_to_pass_are_named(changes: dict[str, int], says: list[str]) -> None:
+def test_cadences_that_never_come_to_pass_and_a_slip_of_the_pen_are_named(
+    changes: dict[str, float], says: list[str]
+) -> None:
     training = TrainingSection(**{"steps": 20, "evaluate_every": 10, "checkpoint_every": 10, **changes})
 
-    warnings = list(cadence_warnings(training))
+    warnings = list(training_warnings(training))
 
     assert len(warnings) == len(says)
     assert all(text in warning for text, warning in zip(says, warnings, strict=True))

@@ -125,7 +125,7 @@ def test_a_folder_that_does_not_exist_is_an_error(tmp_path):
 def test_files_without_a_single_row_are_an_error(raw, content):
     (raw / "rows.jsonl").write_text(content)
 
-    with pytest.raises(InvalidInput, match=r"has no rows: rows\.jsonl hold none"):
+    with pytest.raises(InvalidInput, match=r"has no rows: there is none in rows\.jsonl"):
         fields(raw)
 
 
