@@ -106,6 +106,8 @@ def test_every_byte_is_that_of_the_local_merge(
         shapes = {f"{prefix}lora_A.weight": (4, 512), f"{prefix}lora_B.weight": (20000, 4)}
         (adapter / "adapter_model.safetensors").unlink()
         write_tensors(adapter / "adapter_model.safetensors", shapes, "F32", seed=3)
+        config = json.loads((adapter / "adapter_config.json").read_text())
+        (adapter / "adapter_config.json").write_text(json.dumps({**config, "target_modules": ["lm_head"]}))
     merge_adapters(base, [WeightedAdapter(adapter)], tmp_path / "expected")
     made = make_bench(store, tmp_path, adapter, base=base, targets=("q_proj", "v_proj"))
     source = made.run.require("base_model")
