@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from neuron_ops.errors import FULL, InvalidInput, Unavailable
+from neuron_ops.errors import FULL, InvalidInput
 
 
 @contextmanager
@@ -19,8 +19,7 @@ def new_folder(out: Path) -> Iterator[Path]:
     the folder, which ends with the process, tells the dead from the living.
 
     Raises:
-        InvalidInput: `out` is taken or cannot be made.
-        Unavailable: the disk became full meanwhile.
+        InvalidInput: `out` is taken or cannot be made, or the disk became full meanwhile.
     """
     check_not_taken(out)
     try:
@@ -38,7 +37,7 @@ def new_folder(out: Path) -> Iterator[Path]:
     except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
         if isinstance(error, OSError) and error.errno in FULL:
-            raise Unavailable(
+            raise InvalidInput(
                 f"The disk of {out} became full while it was written, so nothing of it was kept. Free some space or "
                 "name a folder on another disk."
             ) from error

@@ -239,7 +239,7 @@ def test_a_disk_that_fills_up_on_the_way_ends_in_one_line_and_leaves_nothing(
     pwrite = os.pwrite
     monkeypatch.setattr("os.pwrite", write)
 
-    assert_refused(typed(*words), 5, f"The disk of {tmp_path / 'out'} became full")
+    assert_refused(typed(*words), 2, f"The disk of {tmp_path / 'out'} became full")
     assert list(tmp_path.iterdir()) == []
 
 
