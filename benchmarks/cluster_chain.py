@@ -10,7 +10,7 @@ import dagster as dg
 
 from fine_tune_assets.resources import fine_tuning
 from fine_tune_assets.settings import read_settings
-from neuron_ops.steps import STEPS
+from neuron_ops.steps.table import STEPS
 
 NAMES = [step.artifact for step in STEPS]
 

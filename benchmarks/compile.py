@@ -23,10 +23,10 @@ RAW = Path(__file__).parent.parent / "neuron_ops" / "demo" / "raw"
 
 REUSE = """
 import sys
-from neuron_ops.artifacts import ArtifactStore
-from neuron_ops.raw import RawDatasets
-from neuron_ops.recipe_file import load_recipe
-from neuron_ops.run import Run
+from neuron_ops.store.artifacts import ArtifactStore
+from neuron_ops.store.raw_datasets import RawDatasets
+from neuron_ops.recipe.file import load_recipe
+from neuron_ops.steps.addresses import Run
 recipe, store, raw = sys.argv[1:]
 run = Run(load_recipe(recipe), ArtifactStore(store), RawDatasets(raw), "demo-v2")
 run.require_before("compiled_graph_cache")
@@ -72,9 +72,9 @@ def rehearse_all(folder: Path, eager: Path, compiled: Path, store: Path, number:
 def rehearse(recipe: Path, store: Path, cache: Path) -> dict[str, float]:
     """Seconds of its parts, and CPU seconds of its process."""
     with tempfile.TemporaryDirectory() as out:
-        argv = [sys.executable, "-m", "neuron_ops.rehearse", "--recipe", str(recipe), "--store", str(store)]
+        argv = [sys.executable, "-m", "neuron_ops.steps.warmup", "--recipe", str(recipe), "--store", str(store)]
         cost = spent([*argv, "--out", out], {"TORCHINDUCTOR_CACHE_DIR": str(cache)})
-        return {**json.loads(Path(out, "rehearsal.json").read_text()), "cpu": cost.cpu}
+        return {**json.loads(Path(out, "warmup.json").read_text()), "cpu": cost.cpu}
 
 
 def compare(rounds: list[dict[str, dict[str, float]]]) -> None:
@@ -103,7 +103,7 @@ def compare(rounds: list[dict[str, dict[str, float]]]) -> None:
 
 def write_recipes(folder: Path) -> tuple[Path, Path]:
     """The demo's recipe as it is, and compiled."""
-    from neuron_ops.recipe_file import load_recipe
+    from neuron_ops.recipe.file import load_recipe
 
     files = []
     for name, overrides in (("eager", {}), ("compiled", {"graph.torch_compile": True})):
@@ -115,7 +115,7 @@ def write_recipes(folder: Path) -> tuple[Path, Path]:
 def step(verb: str, recipe: Path, store: Path) -> None:
     """Run a step of the graph."""
     version = [] if verb == "fetch" else ["--dataset-version", "demo-v1"]
-    argv = [sys.executable, "-m", f"neuron_ops.{verb}", "--recipe", str(recipe), "--store", str(store)]
+    argv = [sys.executable, "-m", f"neuron_ops.steps.{verb}", "--recipe", str(recipe), "--store", str(store)]
     spent([*argv, "--raw", str(RAW), *version])
 
 

@@ -67,7 +67,7 @@ def compare(folder: Path, runs: int) -> None:
 
 def run_ours(folder: Path, packing: bool = True) -> dict[str, float]:
     """The core of `prepare`."""
-    from neuron_ops.recipe import DatasetSection
+    from neuron_ops.recipe.schema import DatasetSection
     from neuron_ops.rows.preparation import prepare_dataset
 
     section = DatasetSection(overlong="drop", max_rejected_fraction=0.2, packing=packing)

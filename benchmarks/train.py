@@ -71,9 +71,9 @@ def show_ratio(
 
 def run_loop(folder: Path, steps: int, rows: str = "packed") -> dict[str, float]:
     """The project's loop, with its history, its log and everything."""
-    from neuron_ops.artifacts import Address, ArtifactStore
     from neuron_ops.backends import open_backend
-    from neuron_ops.run import Plan
+    from neuron_ops.steps.addresses import Plan
+    from neuron_ops.store.artifacts import Address, ArtifactStore
     from neuron_ops.training.checkpoints import Checkpoints
     from neuron_ops.training.loop import Loop
     from neuron_ops.training.ranks import Ranks
@@ -143,10 +143,10 @@ class LogClock(logging.Handler):
 
 def make_recipe(steps: int):  # type: ignore[no-untyped-def]
     """The demo's numbers; evaluation and checkpoint only at the end."""
-    from neuron_ops.recipe_file import load_recipe
+    from neuron_ops.recipe.file import load_recipe
 
-    every = {"training.evaluate_every": steps, "training.checkpoint_every": steps, "training.log_every": WARM_UP}
-    return load_recipe("tiny_llama_cpu", {"training.steps": steps, "training.warmup_steps": 0, **every})
+    every = {"training.eval_steps": steps, "training.save_steps": steps, "training.logging_steps": WARM_UP}
+    return load_recipe("tiny_llama_cpu", {"training.max_steps": steps, "training.warmup_steps": 0, **every})
 
 
 def real_tokens(folder: Path, steps: int) -> float:

@@ -19,7 +19,7 @@ from fine_tune_assets.launching import ensure
 from fine_tune_assets.metadata import metadata
 from fine_tune_assets.partitions import DATASET_VERSIONS
 from fine_tune_assets.resources import FineTuning
-from neuron_ops.steps import RAW_DATASET, STEPS, Step, upstream
+from neuron_ops.steps.table import RAW_DATASET, STEPS, Step, upstream
 
 OWNERS = ["team:fine-tuning"]
 ACCELERATOR_POOL = "accelerator"

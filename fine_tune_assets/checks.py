@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from dagster import AssetCheckResult, AssetCheckSeverity, AssetCheckSpec
 
 from fine_tune_assets.metadata import readable
-from neuron_ops.artifacts import Manifest
+from neuron_ops.store.artifacts import Manifest
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from dagster import AssetSelection, define_asset_job
 
-from neuron_ops.steps import STEPS
+from neuron_ops.steps.table import STEPS
 
 fine_tune = define_asset_job(
     "fine_tune",

@@ -19,17 +19,17 @@ from dagster._core.errors import DagsterUserCodeProcessError
 from dagster_shared.error import SerializableErrorInfo
 from dagster_shared.utils.warnings import PreviewWarning
 
-from fine_tune_assets.go_or_no_go import stop_unless_go
 from fine_tune_assets.interruption import interrupted
+from fine_tune_assets.preflight import show_and_require_go
 from fine_tune_assets.resources import FineTuning
 from fine_tune_assets.settings import read_settings
-from neuron_ops import launch
-from neuron_ops.artifacts import Artifact
-from neuron_ops.ending import Ending
 from neuron_ops.errors import OpsError
-from neuron_ops.launch import command, environment
-from neuron_ops.run import Run
-from neuron_ops.steps import Step
+from neuron_ops.launch import process
+from neuron_ops.launch.outcome import ExitResult
+from neuron_ops.steps.addresses import Lineage
+from neuron_ops.steps.commands import command, environment
+from neuron_ops.steps.table import Step
+from neuron_ops.store.artifacts import Artifact
 
 
 class StepFailure(DagsterUserCodeProcessError, Failure):
@@ -54,35 +54,35 @@ def ensure(context: AssetExecutionContext, step: Step, fine_tuning: FineTuning) 
         Cancelled: the run was interrupted, and the step's processes have ended.
     """
     with _translated(context, fine_tuning):
-        run = fine_tuning.run(context.partition_key if step.partitioned else None)
+        lineage = fine_tuning.lineage(context.partition_key if step.partitioned else None)
         # Cheap checks first: torchrun would turn whatever a rank finds into exit code 1.
-        address = run.require_before(step.artifact).address
-        found = run.find(step.artifact)
+        address = lineage.require_before(step.artifact).address
+        found = lineage.find(step.artifact)
         if found is not None:
             found.check_sizes()
-            run.store.sweep(found)
+            lineage.store.sweep(found)
             context.log.info(f"{address} is finished already: reused")
             return found, True
         if step.needs_accelerator:
-            stop_unless_go(context, step, run)
-        _launch(context, step, run, fine_tuning.deployment)
-        return run.store.require(address), False
+            show_and_require_go(context, step, lineage)
+        _launch(context, step, lineage, fine_tuning.deployment)
+        return lineage.store.require(address), False
 
 
-def _launch(context: AssetExecutionContext, step: Step, run: Run, deployment: str) -> None:
-    nodes = step.nodes(run.recipe)
+def _launch(context: AssetExecutionContext, step: Step, lineage: Lineage, deployment: str) -> None:
+    nodes = step.nodes(lineage.recipe)
     in_pods = deployment == "kubernetes" and nodes > 1
-    bound = Bound(
-        restarts=run.recipe.hardware.max_restarts if nodes > 1 else 0,
+    bound = RestartLimits(
+        restarts=lineage.recipe.hardware.max_restarts if nodes > 1 else 0,
         disruptions=_pods_may_be_taken_away() if in_pods else 0,
     )
 
-    def attempt(number: int) -> Ending:
+    def attempt(number: int) -> ExitResult:
         if in_pods:
-            return _in_pods(context, step, run, number)
-        return _in_processes(context, step, run)
+            return _in_pods(context, step, lineage, number)
+        return _in_processes(context, step, lineage)
 
-    def say(ending: Ending) -> None:
+    def say(ending: ExitResult) -> None:
         context.log.warning(f"{_how(step, ending)}. All nodes start again, from the last checkpoint if there is one.")
 
     ending = with_restarts(attempt, bound, say)
@@ -91,7 +91,7 @@ def _launch(context: AssetExecutionContext, step: Step, run: Run, deployment: st
 
 
 @dataclass(frozen=True, slots=True)
-class Bound:
+class RestartLimits:
     """How often a step on several nodes starts again."""
 
     restarts: int = 0
@@ -100,7 +100,9 @@ class Bound:
     """Because a machine was taken away, as max_disruptions allows for the pod of any step."""
 
 
-def with_restarts(attempt: Callable[[int], Ending], bound: Bound, say: Callable[[Ending], None]) -> Ending:
+def with_restarts(
+    attempt: Callable[[int], ExitResult], bound: RestartLimits, say: Callable[[ExitResult], None]
+) -> ExitResult:
     """A step on several nodes, which fails as a whole; each restart of a training goes on from its last checkpoint."""
     failures = disruptions = 0
     while True:
@@ -114,7 +116,7 @@ def with_restarts(attempt: Callable[[int], Ending], bound: Bound, say: Callable[
         say(ending)
 
 
-def _in_processes(context: AssetExecutionContext, step: Step, run: Run) -> Ending:
+def _in_processes(context: AssetExecutionContext, step: Step, lineage: Lineage) -> ExitResult:
     """On this machine, with progress in Dagster's event log."""
     with (
         tempfile.TemporaryDirectory(prefix="fine-tune-") as scratch,
@@ -122,17 +124,17 @@ def _in_processes(context: AssetExecutionContext, step: Step, run: Run) -> Endin
         open_pipes_session(context, PipesEnvContextInjector(), PipesTempFileMessageReader()) as session,
     ):
         recipe_file = Path(scratch, "recipe.json")
-        recipe_file.write_text(run.recipe.to_json())
-        argv = command(step, run.recipe, recipe_file, run.store.url, run.raw.url, run.dataset_version)
-        return launch.run(argv, {**environment(step, run.recipe), **session.get_bootstrap_env_vars()})
+        recipe_file.write_text(lineage.recipe.to_json())
+        argv = command(step, lineage.recipe, recipe_file, lineage.store.url, lineage.raw.url, lineage.dataset_version)
+        return process.run(argv, {**environment(step, lineage.recipe), **session.get_bootstrap_env_vars()})
 
 
-def _in_pods(context: AssetExecutionContext, step: Step, run: Run, attempt: int) -> Ending:
+def _in_pods(context: AssetExecutionContext, step: Step, lineage: Lineage, attempt: int) -> ExitResult:
     """In pods of their own, one for each node; this process only waits, so its pod needs no accelerator."""
     from fine_tune_assets.kubernetes.multi_node import open_training  # imports the Kubernetes client
 
     name = f"{context.run.run_id[:8]}-{context.op_execution_context.retry_number}-{attempt}"
-    return open_training(step, run, name, context.log.info).run()
+    return open_training(step, lineage, name, context.log.info).run()
 
 
 def _pods_may_be_taken_away() -> int:
@@ -141,7 +143,7 @@ def _pods_may_be_taken_away() -> int:
     return load_pods(read_settings().pods).max_disruptions
 
 
-def _failure(step: Step, ending: Ending, bound: Bound | None) -> Failure:
+def _failure(step: Step, ending: ExitResult, bound: RestartLimits | None) -> Failure:
     if ending.error is not None and ending.final:
         return StepFailure(str(ending.error))
     if bound is not None:
@@ -155,13 +157,13 @@ def _failure(step: Step, ending: Ending, bound: Bound | None) -> Failure:
     return Failure(str(ending.error) if ending.error else f"{_how(step, ending)}. Its output is in this step's stderr.")
 
 
-def _how(step: Step, ending: Ending) -> str:
+def _how(step: Step, ending: ExitResult) -> str:
     if ending.error is not None or ending.reason:
         return f"{step.verb} failed: {str(ending.error or ending.reason).rstrip('.')}"
     if ending.status < 0:
         hint = " (out of memory is the usual reason for signal 9)" if ending.status == -9 else ""
         return f"{step.verb} was killed by signal {-ending.status}{hint}"
-    if ending.status > 128:  # a shell's way to say it, and that of neuron_ops.nodes
+    if ending.status > 128:  # a shell's way to say it, and that of neuron_ops.launch.torchrun
         return f"{step.verb} ended because one of its processes was killed by signal {ending.status - 128}"
     return f"{step.verb} ended with exit status {ending.status}"
 

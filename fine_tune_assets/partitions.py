@@ -5,7 +5,7 @@ from dagster import DynamicPartitionsDefinition
 from dagster._core.definitions.partitions.context import PartitionLoadingContext
 
 from neuron_ops.errors import InvalidInput
-from neuron_ops.raw import check_version
+from neuron_ops.store.raw_datasets import check_version
 
 PARTITIONS_NAME = "dataset_version"
 

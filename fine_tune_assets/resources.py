@@ -6,11 +6,11 @@ from typing import Any
 from dagster import Field, ResourceDefinition
 
 from fine_tune_assets.settings import Deployment, Settings
-from neuron_ops.artifacts import ArtifactStore
-from neuron_ops.raw import RawDatasets
-from neuron_ops.recipe import Recipe
-from neuron_ops.recipe_file import load_recipe
-from neuron_ops.run import Run
+from neuron_ops.recipe.file import load_recipe
+from neuron_ops.recipe.schema import Recipe
+from neuron_ops.steps.addresses import Lineage
+from neuron_ops.store.artifacts import ArtifactStore
+from neuron_ops.store.raw_datasets import RawDatasets
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +28,9 @@ class FineTuning:
         """The recipe with the overrides applied; InvalidInput says what is wrong with them."""
         return load_recipe(self.recipe, self.overrides)
 
-    def run(self, dataset_version: str | None) -> Run:
+    def lineage(self, dataset_version: str | None) -> Lineage:
         """The recipe applied to one dataset version."""
-        return Run(self.load_recipe(), ArtifactStore(self.store), self.raw_datasets(), dataset_version)
+        return Lineage(self.load_recipe(), ArtifactStore(self.store), self.raw_datasets(), dataset_version)
 
     def raw_datasets(self) -> RawDatasets:
         """Where dataset versions land."""

@@ -18,8 +18,8 @@ from fine_tune_assets.jobs import fine_tune
 from fine_tune_assets.partitions import DATASET_VERSIONS, PARTITIONS_NAME
 from fine_tune_assets.resources import FineTuning
 from neuron_ops.errors import OpsError
-from neuron_ops.raw import MARKERS, RawDatasets, check_version
-from neuron_ops.steps import RAW_DATASET
+from neuron_ops.steps.table import RAW_DATASET
+from neuron_ops.store.raw_datasets import MARKERS, RawDatasets, check_version
 
 MAX_NEW_PER_TICK = 20
 """A tick has a minute, and each new version's rows are read once for their digest; the rest waits for the next."""

@@ -9,8 +9,8 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from fine_tune_assets.cli import main
-from neuron_ops.recipe_schema import recipe_schema
+from fine_tune_assets.cli.main import main
+from neuron_ops.recipe.json_schema import recipe_schema
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

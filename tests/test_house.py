@@ -10,8 +10,8 @@ import pytest
 
 from fine_tune_assets.assets import LOOKS
 from fine_tune_assets.checks import CHECKS
-from neuron_ops.recipe_file import load_recipe, shipped_recipes
-from neuron_ops.steps import BY_ARTIFACT, RAW_DATASET, STEPS, upstream
+from neuron_ops.recipe.file import load_recipe, shipped_recipes
+from neuron_ops.steps.table import BY_ARTIFACT, RAW_DATASET, STEPS, upstream
 
 ROOT = Path(__file__).parent.parent
 # Reads the files that Trainium's libraries wrote: names in their pickles, and an unpickler that admits tensors only.
@@ -34,7 +34,7 @@ def _lines_with(pattern: str, sources: Iterator[tuple[str, str]]) -> list[str]:
 def test_the_compute_side_never_imports_dagster() -> None:
     imports = _lines_with(
         r"^\s*(from|import) (dagster|fine_tune_assets)\b(?!_pipes)",
-        _sources("neuron_ops", without=("neuron_ops/cli.py",)),
+        _sources("neuron_ops", without=("neuron_ops/steps/program.py",)),
     )
     pipes = _lines_with(r"^\s*(from|import) dagster(?!_pipes)", _sources("neuron_ops"))
 
@@ -52,26 +52,28 @@ def test_loading_the_code_location_imports_nothing_heavy() -> None:
 
 def test_only_backends_name_a_device_s_software() -> None:
     named = _lines_with(
-        r"torch_xla|neuronx|torch\.cuda|NEURON_", _sources("neuron_ops", without=("neuron_ops/backends/", LEGACY))
+        r"torch_xla|neuronx|torch\.cuda|NEURON_",
+        _sources("neuron_ops", without=("neuron_ops/backends/", "neuron_ops/compilers/", LEGACY)),
     )
 
     assert named == []
 
 
 def test_the_environment_is_read_in_two_places() -> None:
-    readers = ("fine_tune_assets/settings.py", "neuron_ops/cli.py")
+    readers = ("fine_tune_assets/settings.py", "neuron_ops/steps/program.py")
     everything = [*_sources("fine_tune_assets", without=readers), *_sources("neuron_ops", without=readers)]
 
     reads = _lines_with(r"os\.environ|os\.getenv", iter(everything))
 
     # A compiler finds its cache by a variable only, so its half of a backend sets it in the process that trains.
     assert reads == [
-        'neuron_ops/backends/neuron_compiler.py: flags = os.environ.get("NEURON_CC_FLAGS", "").split()',
-        'neuron_ops/backends/neuron_compiler.py: os.environ["NEURON_CC_FLAGS"] = " ".join('
+        "neuron_ops/compilers/inductor.py: os.environ.update(self.environment(cache))",
+        'neuron_ops/compilers/neuron.py: flags = os.environ.get("NEURON_CC_FLAGS", "").split()',
+        'neuron_ops/compilers/neuron.py: os.environ["NEURON_CC_FLAGS"] = " ".join('
         'flag for flag in flags if not flag.startswith("--cache_dir"))',
-        'neuron_ops/backends/neuron_compiler.py: os.environ["NEURON_COMPILE_CACHE_URL"] = str(cache)',
-        "neuron_ops/backends/torch_compiler.py: os.environ.update(self.environment(cache))",
-        "neuron_ops/launch.py: environment = {**os.environ, **extra_environment, LAUNCHER_PID: str(os.getpid())}",
+        'neuron_ops/compilers/neuron.py: os.environ["NEURON_COMPILE_CACHE_URL"] = str(cache)',
+        "neuron_ops/launch/process.py: environment = {**os.environ, **extra_environment, "
+        "LAUNCHER_PID: str(os.getpid())}",
     ]
 
 

@@ -12,7 +12,7 @@ from dagster._core.definitions.executor_definition import multiple_process_execu
 from fine_tune_assets.kubernetes.deployment import check_instance
 from fine_tune_assets.kubernetes.pods import Pods
 from neuron_ops.errors import InvalidInput
-from neuron_ops.steps import BY_ARTIFACT
+from neuron_ops.steps.table import BY_ARTIFACT
 
 if TYPE_CHECKING:
     from dagster._core.executor.base import Executor

@@ -28,16 +28,16 @@ from fine_tune_assets.kubernetes.multi_node_pods import (
     waiting,
 )
 from fine_tune_assets.settings import read_settings
-from neuron_ops.ending import Ending
 from neuron_ops.errors import InvalidInput, OpsError, Unavailable
-from neuron_ops.launch import flags
-from neuron_ops.run import Run
-from neuron_ops.steps import Step
+from neuron_ops.launch.outcome import ExitResult
+from neuron_ops.steps.addresses import Lineage
+from neuron_ops.steps.commands import flags
+from neuron_ops.steps.table import Step
 
 T = TypeVar("T")
 
 PROGRESS = re.compile(r"\[node 0\] \d\d:\d\d:\d\d (__main__|neuron_ops\S*) (?P<message>.+)")
-"""What a step's program logs (neuron_ops.cli gives the form); of all ranks, only the first says what is going on."""
+"""What a step's program logs, in the form of neuron_ops.steps.program; only the first rank logs its progress."""
 DISRUPTED = "DisruptionTarget"
 """In the Job's own words, where the pod that was taken away is gone before it was seen."""
 NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
@@ -76,7 +76,7 @@ class PodTraining:
     """Nodes whose pods have succeeded: one that only took part in a rehearsal ends long before the first."""
     _said: dict[int, str] = field(default_factory=dict)
 
-    def run(self) -> Ending:
+    def run(self) -> ExitResult:
         """Train to the end; whatever happens, nothing of it stays in the cluster."""
         logs = Logs(self.api, self.write)
         try:
@@ -97,7 +97,7 @@ class PodTraining:
         nodes = self.training.hardware.nodes
         self.say(f"{self._kind} {self.training.name} was created: {nodes} pods, one for each node")
 
-    def _watch(self, logs: Logs) -> Ending:
+    def _watch(self, logs: Logs) -> ExitResult:
         pending_since = self.clock()
         while True:
             job, pods = self._look()
@@ -106,7 +106,7 @@ class PodTraining:
             done = self._done | {node_of(pod) for pod in pods if phase(pod) == "Succeeded"}
             # The pods are asked too: an operator that was restarted may be late with its verdict.
             if outcome == "succeeded" or len(done) == self.training.hardware.nodes:
-                return Ending(0)
+                return ExitResult(0)
             for node in done - self._done:
                 self.say(f"node {node} has done its part")
             self._done = done
@@ -118,7 +118,7 @@ class PodTraining:
             if not reasons:
                 pending_since = self.clock()
             elif self.clock() - pending_since > self.patience.pending:
-                return Ending(1, self._given_up(reasons))
+                return ExitResult(1, self._given_up(reasons))
             time.sleep(self.patience.poll)
 
     def _waiting(self, pods: list[Object]) -> dict[int, str]:
@@ -150,7 +150,7 @@ class PodTraining:
         self._pods = {**found, **self._pods}
         return lost
 
-    def _explain(self, logs: Logs) -> Ending:
+    def _explain(self, logs: Logs) -> ExitResult:
         """The failure that the others follow from, once there is no more to learn."""
         failures: dict[int, Failure] = {}
         deadline = self.clock() + self.patience.settle
@@ -166,9 +166,9 @@ class PodTraining:
             time.sleep(min(1.0, self.patience.poll))
         if failures:
             cause = first(list(failures.values()))
-            return Ending(1, cause.error, cause.why, cause.disrupted)
+            return ExitResult(1, cause.error, cause.why, cause.disrupted)
         why = _why(job, self._kind)
-        return Ending(1, reason=why, disrupted=DISRUPTED in why)
+        return ExitResult(1, reason=why, disrupted=DISRUPTED in why)
 
     def _look(self) -> tuple[Object | None, list[Object]]:
         watched = manifests(self.training)[-1]
@@ -204,7 +204,7 @@ class PodTraining:
         return str(manifests(self.training)[-1]["kind"])
 
 
-def open_training(step: Step, run: Run, attempt: str, say: Callable[[str], None]) -> PodTraining:
+def open_training(step: Step, lineage: Lineage, attempt: str, say: Callable[[str], None]) -> PodTraining:
     """The training of a step in this pod; `attempt` makes its name unique in the namespace.
 
     Raises:
@@ -219,10 +219,13 @@ def open_training(step: Step, run: Run, attempt: str, say: Callable[[str], None]
             f"There is no pod {name!r} in namespace {namespace!r}, but this step starts its nodes from its own pod. "
             "Set FINE_TUNE_OWN_POD to NAMESPACE/NAME of the pod."
         )
-    words = (step.verb, *flags(step, run.recipe.model_dump_json(), run.store.url, run.raw.url, run.dataset_version))
+    words = (
+        step.verb,
+        *flags(step, lineage.recipe.model_dump_json(), lineage.store.url, lineage.raw.url, lineage.dataset_version),
+    )
     # With the pod's own id: a pod that replaces this one makes a Job of its own, for this one's goes with this pod.
     name = f"fine-tune-{step.verb}-{attempt}-{launcher['metadata']['uid'][:6]}"
-    training = Training(name, run.recipe.hardware, words, launcher)
+    training = Training(name, lineage.recipe.hardware, words, launcher)
 
     def write(line: str) -> None:
         sys.stdout.write(line)

@@ -12,8 +12,8 @@ from typing import Any
 
 from fine_tune_assets.kubernetes.resources import booking
 from neuron_ops.backends import neuron
-from neuron_ops.ending import ERROR_FILE
-from neuron_ops.recipe import HardwareSection
+from neuron_ops.launch.outcome import ERROR_FILE
+from neuron_ops.recipe.schema import HardwareSection
 
 Object = dict[str, Any]  # Any: JSON of a Kubernetes object
 
@@ -157,7 +157,7 @@ def _template(training: Training, node: str, meeting: str, container: str) -> Ob
     spec = {
         **copied,
         "restartPolicy": "Never",
-        "terminationGracePeriodSeconds": 60,  # more than neuron_ops.nodes gives its ranks
+        "terminationGracePeriodSeconds": 60,  # more than neuron_ops.launch.torchrun gives its ranks
         "automountServiceAccountToken": False,  # only the launching pod talks to the API
         "tolerations": [*(own.get("tolerations") or []), *_tolerations(training.hardware)],
         "volumes": volumes,
@@ -180,7 +180,15 @@ def _container(training: Training, node: str, meeting: str, name: str) -> Object
     return {
         **copied,
         "name": name,
-        "command": [sys.executable, "-m", "neuron_ops.nodes", "--node", node, "--meet", f"{meeting}:{training.port}"],
+        "command": [
+            sys.executable,
+            "-m",
+            "neuron_ops.steps.nodes",
+            "--node",
+            node,
+            "--rendezvous",
+            f"{meeting}:{training.port}",
+        ],
         "args": [word.replace("$(", "$$(") for word in training.step],  # not for Kubernetes to fill in
         "env": [*inherited, {"name": ERROR_FILE, "value": TERMINATION_LOG}],
         "resources": _resources(training.hardware, own.get("resources") or {}),

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from fine_tune_assets.kubernetes.diagnosis import OWN_FAULT
 from fine_tune_assets.kubernetes.multi_node_manifests import Object
-from neuron_ops.ending import parse_error
 from neuron_ops.errors import OpsError
+from neuron_ops.launch.outcome import parse_error
 
 INDEX_LABEL = "batch.kubernetes.io/job-completion-index"
 REPLICA_TYPE, REPLICA_INDEX = "training.kubeflow.org/replica-type", "training.kubeflow.org/replica-index"

@@ -9,14 +9,14 @@ from typing import Any
 from fine_tune_assets.kubernetes.pods import Pods, PodSettings
 from fine_tune_assets.kubernetes.resources import ACCELERATORS, NOTHING, Booking, booking
 from neuron_ops.errors import InvalidInput
-from neuron_ops.recipe import Recipe
-from neuron_ops.steps import Step
+from neuron_ops.recipe.schema import Recipe
+from neuron_ops.steps.table import Step
 
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 SCRATCH = "/scratch"
 # The run launcher's volumes come to step pods too; a name of theirs would make the pod invalid.
 SCRATCH_VOLUME, SHARED_MEMORY_VOLUME = "step-scratch", "step-shared-memory"
-# A step has 20 seconds to end its processes (neuron_ops/launch.py); then Dagster writes down what became of it.
+# A step has 20 seconds to end its processes (neuron_ops/launch/process.py); then Dagster writes down what became of it.
 GRACE_SECONDS = 60
 
 # What Pod Security "restricted" demands.

@@ -11,7 +11,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from neuron_ops.errors import InvalidInput
-from neuron_ops.steps import BY_ARTIFACT
+from neuron_ops.steps.table import BY_ARTIFACT
 
 INSTANCE_TYPE_LABEL = "node.kubernetes.io/instance-type"
 

@@ -16,8 +16,8 @@ from fine_tune_assets.settings import Settings
 from neuron_ops.backends import neuron
 from neuron_ops.errors import InvalidInput
 from neuron_ops.planning.forecast import Problem
-from neuron_ops.recipe import HardwareSection, Recipe
-from neuron_ops.steps import STEPS
+from neuron_ops.recipe.schema import HardwareSection, Recipe
+from neuron_ops.steps.table import STEPS
 
 if TYPE_CHECKING:
     from fine_tune_assets.kubernetes.preflight_api import Answers

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from fine_tune_assets.kubernetes.pods import INSTANCE_TYPE_LABEL
 from neuron_ops.backends import neuron
-from neuron_ops.recipe import HardwareSection
+from neuron_ops.recipe.schema import HardwareSection
 
 NEURON = "aws.amazon.com/neuron"
 EFA = "vpc.amazonaws.com/efa"

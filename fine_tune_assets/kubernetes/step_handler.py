@@ -17,7 +17,6 @@ from dagster_k8s.executor import K8sStepHandler
 from dagster_k8s.job import UserDefinedDagsterK8sConfig, get_user_defined_k8s_config
 from dagster_shared.error import SerializableErrorInfo
 
-from fine_tune_assets.go_or_no_go import refuse_no_go
 from fine_tune_assets.kubernetes.cluster import COMPONENT_LABEL, RUN_LABEL, Cluster
 from fine_tune_assets.kubernetes.deployment import check_store
 from fine_tune_assets.kubernetes.observer import Observer
@@ -25,10 +24,11 @@ from fine_tune_assets.kubernetes.pod_config import pod_config, refuse_accelerato
 from fine_tune_assets.kubernetes.pods import Pods
 from fine_tune_assets.kubernetes.requests import refusal
 from fine_tune_assets.kubernetes.watch import Patience
+from fine_tune_assets.preflight import require_go
 from fine_tune_assets.resources import FineTuning
 from neuron_ops.errors import MissingArtifact, OpsError
-from neuron_ops.run import Run
-from neuron_ops.steps import BY_ARTIFACT, Step
+from neuron_ops.steps.addresses import Lineage
+from neuron_ops.steps.table import BY_ARTIFACT, Step
 
 if TYPE_CHECKING:
     from dagster_k8s import K8sRunLauncher
@@ -56,12 +56,12 @@ class PodStepHandler(K8sStepHandler):
 
     def observer(self, context: StepHandlerContext) -> Observer:
         """The observer of the context's run; a handler sees one run in its life."""
-        run = context.dagster_run
-        if run.run_id not in self._observers:
+        lineage = context.dagster_run
+        if lineage.run_id not in self._observers:
             namespace = str(self._run_context(context).namespace)
             cluster = Cluster(self._api_client.batch_api, self._api_client.core_api, namespace)
-            self._observers[run.run_id] = Observer(cluster, run.run_id, self._patience, self._interval)
-        return self._observers[run.run_id]
+            self._observers[lineage.run_id] = Observer(cluster, lineage.run_id, self._patience, self._interval)
+        return self._observers[lineage.run_id]
 
     def launch_step(self, step_handler_context: StepHandlerContext) -> Iterator[DagsterEvent]:
         """Create the step's Job. A refusal is this step's failure, not the end of all others."""
@@ -123,11 +123,11 @@ class PodStepHandler(K8sStepHandler):
         step = BY_ARTIFACT[self._step(step_handler_context).op_name]
         fine_tuning = _fine_tuning(step_handler_context, step)
         check_store(fine_tuning.store, self._pods)
-        run = fine_tuning.run(step_handler_context.dagster_run.tags.get("dagster/partition"))
-        finished = step.needs_accelerator and _is_finished(step, run)
-        config = pod_config(step, run.recipe, self._pods, finished=finished, resumes=self._resumes)
-        if step.needs_accelerator and not finished and run.dataset_version is not None:
-            refuse_no_go(run)  # in the pod it would be found too, once a node was bought
+        lineage = fine_tuning.lineage(step_handler_context.dagster_run.tags.get("dagster/partition"))
+        finished = step.needs_accelerator and _is_finished(step, lineage)
+        config = pod_config(step, lineage.recipe, self._pods, finished=finished, resumes=self._resumes)
+        if step.needs_accelerator and not finished and lineage.dataset_version is not None:
+            require_go(lineage)  # in the pod it would be found too, once a node was bought
         context = self._run_context(step_handler_context).merge(_with(config))
         if not finished:  # whatever else might ask for an accelerator is left out of a pod that needs none
             context = context.merge(self._op_context(step_handler_context, step))
@@ -168,10 +168,10 @@ def _fine_tuning(context: StepHandlerContext, step: Step) -> FineTuning:
     return FineTuning(**resolved.resources["fine_tuning"].config)
 
 
-def _is_finished(step: Step, run: Run) -> bool:
+def _is_finished(step: Step, lineage: Lineage) -> bool:
     try:
-        run.require_before(step.artifact)
-        return run.find(step.artifact) is not None
+        lineage.require_before(step.artifact)
+        return lineage.find(step.artifact) is not None
     except MissingArtifact:
         return False  # the step itself says what to materialize first
 

@@ -6,42 +6,14 @@ of a recipe's processes and their environment. The process half is a class that 
 
 import importlib.metadata
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from neuron_ops.backends.layout import Layout
 from neuron_ops.errors import InvalidInput
-from neuron_ops.recipe import Recipe
+from neuron_ops.recipe.schema import Recipe
 
 if TYPE_CHECKING:
     from neuron_ops.backends.process import Backend
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """How the processes of a training share the work."""
-
-    backend: str
-    nodes: int
-    processes_per_node: int
-    data_parallel: int
-    tensor_parallel: int
-    pipeline_parallel: int
-    threads: int
-
-    @property
-    def world_size(self) -> int:
-        """Processes over all nodes."""
-        return self.nodes * self.processes_per_node
-
-    def as_json(self) -> dict[str, Any]:  # Any: ints and one string
-        """What of the layout decides graphs, checkpoints and, by the order of sums, results."""
-        return {
-            "backend": self.backend,
-            "data_parallel": self.data_parallel,
-            "tensor_parallel": self.tensor_parallel,
-            "pipeline_parallel": self.pipeline_parallel,
-            "threads": self.threads,
-        }
 
 
 def layout(recipe: Recipe) -> Layout:
@@ -60,14 +32,14 @@ def layout(recipe: Recipe) -> Layout:
         _refuse_what_only_neuron_can(recipe)
         per_node = hardware.processes or 1
     # Divides: each backend's rules above see to it.
-    model_parallel = hardware.tensor_parallel * hardware.pipeline_parallel
+    model_parallel = hardware.tensor_parallel_size * hardware.pipeline_parallel_size
     return Layout(
         backend=hardware.backend,
         nodes=hardware.nodes,
         processes_per_node=per_node,
-        data_parallel=hardware.nodes * per_node // model_parallel,
-        tensor_parallel=hardware.tensor_parallel,
-        pipeline_parallel=hardware.pipeline_parallel,
+        data_parallel_size=hardware.nodes * per_node // model_parallel,
+        tensor_parallel_size=hardware.tensor_parallel_size,
+        pipeline_parallel_size=hardware.pipeline_parallel_size,
         threads=hardware.threads,
     )
 
@@ -124,7 +96,7 @@ def toolchain(recipe: Recipe) -> dict[str, str]:
 def decides_graphs(recipe: Recipe) -> dict[str, Any]:  # Any: plain JSON
     """Everything that changes a compiled graph beside the graph section and the base model's config."""
     if recipe.hardware.backend == "neuron":
-        from neuron_ops.backends import neuron_compiler
+        from neuron_ops.compilers import neuron as neuron_compiler
 
         return {**_graph_layout(recipe), **neuron_compiler.decides_graphs(recipe), "toolchain": toolchain(recipe)}
     # torch's programs for a CPU have the number of threads written into them.
@@ -182,19 +154,19 @@ def _open_neuron(recipe: Recipe) -> "Backend":
 
 def _refuse_what_only_neuron_can(recipe: Recipe) -> None:
     hardware = recipe.hardware
-    if hardware.tensor_parallel > 1 or hardware.pipeline_parallel > 1:
+    if hardware.tensor_parallel_size > 1 or hardware.pipeline_parallel_size > 1:
         raise InvalidInput(
-            f"hardware: backend {hardware.backend} is data-parallel only, but tensor_parallel is "
-            f"{hardware.tensor_parallel} and pipeline_parallel {hardware.pipeline_parallel}. Set both to 1, or use "
-            "backend neuron."
+            f"hardware: backend {hardware.backend} is data-parallel only, but tensor_parallel_size is "
+            f"{hardware.tensor_parallel_size} and pipeline_parallel_size {hardware.pipeline_parallel_size}. "
+            "Set both to 1, or use backend neuron."
         )
     if hardware.instance_type is not None:
         raise InvalidInput(
             f"hardware.instance_type is {hardware.instance_type!r}, but only backend neuron derives its processes from "
             "it. Remove it, or set backend: neuron."
         )
-    if recipe.graph.attention == "flash":
+    if recipe.graph.attn_implementation == "flash_attention_2":
         raise InvalidInput(
-            f"graph.attention is 'flash', which is Neuron's kernel, but hardware.backend is {hardware.backend!r}. "
-            "Use 'sdpa' or 'eager'."
+            f"graph.attn_implementation is 'flash_attention_2', which is Neuron's kernel, but hardware.backend is "
+            f"{hardware.backend!r}. Use 'sdpa' or 'eager'."
         )

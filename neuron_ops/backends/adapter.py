@@ -12,7 +12,7 @@ import torch
 from peft import LoraConfig
 from torch import nn
 
-from neuron_ops.recipe import Recipe
+from neuron_ops.recipe.schema import Recipe
 
 
 def lora_config(recipe: Recipe) -> LoraConfig:
@@ -20,8 +20,8 @@ def lora_config(recipe: Recipe) -> LoraConfig:
     lora = recipe.graph.lora
     return LoraConfig(
         r=lora.r,
-        lora_alpha=lora.alpha if lora.alpha % 1 else int(lora.alpha),
-        lora_dropout=lora.dropout,
+        lora_alpha=lora.lora_alpha if lora.lora_alpha % 1 else int(lora.lora_alpha),
+        lora_dropout=lora.lora_dropout,
         target_modules=sorted(lora.target_modules),
         bias="none",
         task_type="CAUSAL_LM",

@@ -15,8 +15,8 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from neuron_ops.backends.adapter import lora_config, set_first_values
-from neuron_ops.backends.torch_compiler import compile_layers
-from neuron_ops.recipe import Recipe
+from neuron_ops.compilers.inductor import compile_layers
+from neuron_ops.recipe.schema import Recipe
 
 
 class CpuBackend:
@@ -42,7 +42,7 @@ class CpuBackend:
         model = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=getattr(torch, graph.dtype),
-            attn_implementation=graph.attention,
+            attn_implementation=graph.attn_implementation,
             local_files_only=True,
         )
         model.config.use_cache = False

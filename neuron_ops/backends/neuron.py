@@ -7,7 +7,7 @@ are AWS's published ones (EC2 instance type pages; HyperPod calls the same machi
 from dataclasses import dataclass
 
 from neuron_ops.errors import InvalidInput
-from neuron_ops.recipe import HardwareSection, Recipe
+from neuron_ops.recipe.schema import HardwareSection, Recipe
 
 GIB = 2**30
 

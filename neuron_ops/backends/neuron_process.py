@@ -22,9 +22,7 @@ from optimum.neuron.peft import get_peft_model
 from torch import nn
 
 from neuron_ops.backends.adapter import lora_config, set_first_values
-from neuron_ops.recipe import Recipe
-
-ATTENTION = {"eager": "eager", "flash": "flash_attention_2"}
+from neuron_ops.recipe.schema import Recipe
 
 
 class NeuronBackend:
@@ -52,7 +50,7 @@ class NeuronBackend:
             str(folder),
             self._config,
             dtype=getattr(torch, recipe.graph.dtype),
-            attn_implementation=ATTENTION[recipe.graph.attention],
+            attn_implementation=recipe.graph.attn_implementation,
         )
         # PEFT writes this name into the adapter: the model's id, not the path that it happens to lie at here.
         model.name_or_path = recipe.base_model.id
@@ -134,7 +132,7 @@ class NeuronBackend:
 
 def _config(recipe: Recipe) -> TrainingNeuronConfig:
     """How ranks share the model; making it starts the process groups."""
-    parts = recipe.hardware.tensor_parallel
+    parts = recipe.hardware.tensor_parallel_size
     return TrainingNeuronConfig(
         tensor_parallel_size=parts,
         # Never without: in bfloat16 the library drops the summed gradients of a layer's inputs otherwise.

@@ -9,7 +9,7 @@ from typing import Any
 
 from neuron_ops.backends import neuron
 from neuron_ops.errors import InvalidInput
-from neuron_ops.recipe import Recipe
+from neuron_ops.recipe.schema import Recipe
 
 FLASH_BLOCK = 2048
 """Tokens; the flash kernel takes sequences of a multiple of them only."""
@@ -41,30 +41,30 @@ def refuse_model(recipe: Recipe, config: Config) -> None:
     Raises:
         InvalidInput: the model cannot be divided as the recipe says, or its adapter cannot.
     """
-    ranks = recipe.hardware.tensor_parallel
+    ranks = recipe.hardware.tensor_parallel_size
     _refuse_sizes(ranks, config)
     key_values = int(config.get("num_key_value_heads") or config["num_attention_heads"])
     if key_values % ranks:
         _refuse_shared_heads(recipe, ranks, key_values)
-    if recipe.graph.attention == "flash" and config.get("attention_dropout"):
+    if recipe.graph.attn_implementation == "flash_attention_2" and config.get("attention_dropout"):
         raise InvalidInput(
-            f"graph.attention is 'flash', but the base model's attention_dropout is {config['attention_dropout']} and "
-            "the kernel has no dropout. Set graph.attention to 'eager'."
+            f"graph.attn_implementation is 'flash_attention_2', but the base model's attention_dropout is "
+            f"{config['attention_dropout']} and the kernel has no dropout. Set graph.attn_implementation to 'eager'."
         )
 
 
 def _refuse_world(recipe: Recipe) -> None:
     hardware = recipe.hardware
     cores = neuron.processes_per_node(hardware)
-    if hardware.pipeline_parallel > 1:
+    if hardware.pipeline_parallel_size > 1:
         raise InvalidInput(
-            f"hardware.pipeline_parallel is {hardware.pipeline_parallel}, but this version trains every layer on each "
-            "tensor-parallel group. Set it to 1."
+            f"hardware.pipeline_parallel_size is {hardware.pipeline_parallel_size}, but this version trains every "
+            "layer on each tensor-parallel group. Set it to 1."
         )
-    if cores % hardware.tensor_parallel:
+    if cores % hardware.tensor_parallel_size:
         raise InvalidInput(
-            f"hardware.tensor_parallel is {hardware.tensor_parallel}, but {hardware.instance_type} has {cores} cores: "
-            f"its groups must fit in one instance. Choose a divisor of {cores}."
+            f"hardware.tensor_parallel_size is {hardware.tensor_parallel_size}, but {hardware.instance_type} has "
+            f"{cores} cores: its groups must fit in one instance. Choose a divisor of {cores}."
         )
     if hardware.nodes > 1 and not neuron.instance(hardware).efa:
         raise InvalidInput(
@@ -74,25 +74,25 @@ def _refuse_world(recipe: Recipe) -> None:
 
 
 def _refuse_graph(recipe: Recipe) -> None:
-    graph, ranks = recipe.graph, recipe.hardware.tensor_parallel
+    graph, ranks = recipe.graph, recipe.hardware.tensor_parallel_size
     if graph.torch_compile:
         raise InvalidInput(
             "graph.torch_compile is true, but Trainium always compiles, with its own compiler. Set it to false."
         )
-    if graph.attention == "sdpa":
+    if graph.attn_implementation == "sdpa":
         raise InvalidInput(
-            "graph.attention is 'sdpa', which optimum-neuron does not train with. Use 'eager', or 'flash' where "
-            f"sequence_length is a multiple of {FLASH_BLOCK}."
+            "graph.attn_implementation is 'sdpa', which optimum-neuron does not train with. Use 'eager', or "
+            f"'flash_attention_2' where sequence_length is a multiple of {FLASH_BLOCK}."
         )
-    if graph.attention == "flash" and graph.sequence_length % FLASH_BLOCK:
+    if graph.attn_implementation == "flash_attention_2" and graph.sequence_length % FLASH_BLOCK:
         raise InvalidInput(
-            f"graph.attention is 'flash', whose kernel takes multiples of {FLASH_BLOCK} tokens, but "
-            f"graph.sequence_length is {graph.sequence_length}. Change the length, or use 'eager'."
+            f"graph.attn_implementation is 'flash_attention_2', whose kernel takes multiples of {FLASH_BLOCK} tokens, "
+            f"but graph.sequence_length is {graph.sequence_length}. Change the length, or use 'eager'."
         )
     if graph.sequence_length % ranks:
         raise InvalidInput(
             f"graph.sequence_length is {graph.sequence_length}, but sequence parallelism divides it by "
-            f"hardware.tensor_parallel = {ranks}. Choose a multiple of {ranks}."
+            f"hardware.tensor_parallel_size = {ranks}. Choose a multiple of {ranks}."
         )
     _refuse_half(GATE_UP, recipe, "they are one fused layer on Trainium")
 
@@ -106,7 +106,7 @@ def _refuse_sizes(ranks: int, config: Config) -> None:
             )
         if config[field] % ranks:
             raise InvalidInput(
-                f"hardware.tensor_parallel is {ranks}, but the base model's {field} of {config[field]} cannot be "
+                f"hardware.tensor_parallel_size is {ranks}, but the base model's {field} of {config[field]} cannot be "
                 f"divided by it. Choose a divisor of {config[field]}."
             )
 
@@ -116,14 +116,14 @@ def _refuse_shared_heads(recipe: Recipe, ranks: int, key_values: int) -> None:
     hardware = recipe.hardware
     if ranks % key_values:
         raise InvalidInput(
-            f"hardware.tensor_parallel is {ranks}, but the base model's {key_values} key-value heads can neither be "
-            f"divided by it nor copied evenly to it. Choose a divisor or a multiple of {key_values}."
+            f"hardware.tensor_parallel_size is {ranks}, but the base model's {key_values} key-value heads can neither "
+            f"be divided by it nor copied evenly to it. Choose a divisor or a multiple of {key_values}."
         )
     if neuron.instance_name(hardware).startswith("trn2"):
         # optimum-neuron copies K0,K1,K0,K1 over the ranks; on trn2 the gradients are summed as for K0,K0,K1,K1.
         raise InvalidInput(
-            f"hardware.tensor_parallel is {ranks}, but the base model has {key_values} key-value heads: on trn2 the "
-            f"libraries would train their copies apart. Use at most {key_values}."
+            f"hardware.tensor_parallel_size is {ranks}, but the base model has {key_values} key-value heads: on trn2 "
+            f"the libraries would train their copies apart. Use at most {key_values}."
         )
     reason = f"with {ranks} tensor-parallel ranks over {key_values} key-value heads they are one layer"
     _refuse_half(QUERY_KEY_VALUE, recipe, reason)

@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from neuron_ops.recipe import Recipe
+from neuron_ops.recipe.schema import Recipe
 
 if TYPE_CHECKING:
     import torch

@@ -11,14 +11,14 @@ from math import ceil, sqrt
 from statistics import pstdev
 from typing import TYPE_CHECKING
 
-from neuron_ops.artifacts import Artifact
 from neuron_ops.errors import MissingArtifact
 from neuron_ops.planning.assumptions import BYTES_PER_TOKEN, TEMPLATE_TOKENS
 from neuron_ops.planning.model_files import local_files
 from neuron_ops.planning.quantities import Range, show_share
-from neuron_ops.recipe import Recipe
-from neuron_ops.run import Run
-from neuron_ops.steps import TOKENIZER_FILES
+from neuron_ops.recipe.schema import Recipe
+from neuron_ops.steps.addresses import Lineage
+from neuron_ops.steps.table import TOKENIZER_FILES
+from neuron_ops.store.artifacts import Artifact
 
 if TYPE_CHECKING:
     from neuron_ops.planning.raw_rows import RawRows
@@ -32,7 +32,7 @@ MUCH_PADDING = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class DataPlan:
+class DataForecast:
     """One dataset version as training will see it; counts of the training split unless they say otherwise."""
 
     source: str
@@ -53,7 +53,7 @@ class DataPlan:
     """Tokens of the longest row that was tokenized; None where none was."""
 
 
-def plan_data(run: Run, *, read_rows: bool, tokenize: bool) -> DataPlan | None:
+def forecast_data(lineage: Lineage, *, read_rows: bool, tokenize: bool) -> DataForecast | None:
     """What is known; None where the rows have not been prepared and may not, or cannot, be read now.
 
     Without `tokenize`, tokens are guessed from bytes even if the base model is at hand.
@@ -62,21 +62,21 @@ def plan_data(run: Run, *, read_rows: bool, tokenize: bool) -> DataPlan | None:
         InvalidInput: what `prepare` would refuse: rows, tokenizer, template, splits.
     """
     try:
-        prepared = run.find("tokenized_dataset")
+        prepared = lineage.find("tokenized_dataset")
     except MissingArtifact:
         prepared = None
     if prepared is not None:
         return _from_report(prepared)
-    if not read_rows or run.raw.stats(run.version)["bytes"] > MAX_RAW_BYTES:
+    if not read_rows or lineage.raw.stats(lineage.version)["bytes"] > MAX_RAW_BYTES:
         return None
-    return _from_rows(run, tokenize)
+    return _from_rows(lineage, tokenize)
 
 
-def _from_report(prepared: Artifact) -> DataPlan:
+def _from_report(prepared: Artifact) -> DataForecast:
     report = json.loads(prepared.read("report.json"))
     train, holdout = report["train"], report["holdout"]
     positions = train["sequences"] * report["sequence_length"]
-    return DataPlan(
+    return DataForecast(
         source=f"exact: {prepared.address} is finished",
         rows=report["rows_read"],
         training_rows=Range.exactly(train["rows"]),
@@ -90,19 +90,19 @@ def _from_report(prepared: Artifact) -> DataPlan:
     )
 
 
-def _from_rows(run: Run, tokenize: bool) -> DataPlan:
+def _from_rows(lineage: Lineage, tokenize: bool) -> DataForecast:
     # numpy and tokenizers, some tenths of a second: not for those who only ask about what is finished.
     from neuron_ops.planning.raw_rows import look_at
     from neuron_ops.rows.chat import open_chat
 
-    dataset, length = run.recipe.dataset, run.recipe.graph.sequence_length
-    with run.raw.local(run.version) as raw, local_files(run, (*TOKENIZER_FILES, "config.json")) as model:
+    dataset, length = lineage.recipe.dataset, lineage.recipe.graph.sequence_length
+    with lineage.raw.local(lineage.version) as raw, local_files(lineage, (*TOKENIZER_FILES, "config.json")) as model:
         chat = open_chat(model, dataset) if model is not None and tokenize else None
         found = look_at(raw, dataset, length, chat)
-    return _Estimate(run.recipe, found).plan()
+    return _Estimate(lineage.recipe, found).plan()
 
 
-def padding_warnings(data: DataPlan, sequence_length: int) -> Iterator[str]:
+def padding_warnings(data: DataForecast, sequence_length: int) -> Iterator[str]:
     """Where most of the time would go into nothing."""
     if data.padding_share.low <= MUCH_PADDING:
         return
@@ -114,7 +114,7 @@ def padding_warnings(data: DataPlan, sequence_length: int) -> Iterator[str]:
 
 
 class _Estimate:
-    """A DataPlan from raw rows: all of them tokenized, a sample tokenized, or only their bytes known."""
+    """A DataForecast from raw rows: all of them tokenized, a sample tokenized, or only their bytes known."""
 
     def __init__(self, recipe: Recipe, found: "RawRows") -> None:
         self._length, self._packing = recipe.graph.sequence_length, recipe.dataset.packing
@@ -122,12 +122,12 @@ class _Estimate:
         self._lengths = found.sampled.lengths if found.sampled else ()
         self._supervised = found.sampled.supervised if found.sampled else ()
 
-    def plan(self) -> DataPlan:
+    def plan(self) -> DataForecast:
         """The whole estimate."""
         found, per_row = self._found, self._tokens_per_row()
         tokens = self._tokens(per_row)
         sequences = self._sequences(held_out=False, per_row=per_row)
-        return DataPlan(
+        return DataForecast(
             source=self._source(),
             rows=found.rows,
             training_rows=Range.exactly(found.train),

@@ -8,12 +8,12 @@ from collections.abc import Collection
 from pathlib import Path
 
 from neuron_ops.errors import InvalidInput
-from neuron_ops.planning.data import DataPlan
+from neuron_ops.models.shape import ModelShape
+from neuron_ops.planning.data import DataForecast
 from neuron_ops.planning.memory import adapter_parameters
 from neuron_ops.planning.model_files import weights_bytes
-from neuron_ops.planning.model_shape import ModelShape
 from neuron_ops.planning.quantities import Range, show_bytes
-from neuron_ops.run import Run
+from neuron_ops.steps.addresses import Lineage
 
 STATE_BYTES = 12
 """For each of the adapter's parameters in a checkpoint: itself and two moments, float32."""
@@ -21,31 +21,31 @@ POSITION_BYTES = 12
 """Of a token row: id, label and position."""
 
 
-def check_disk(run: Run, to_make: Collection[str], data: DataPlan | None, shape: ModelShape | None) -> None:
+def check_disk(lineage: Lineage, to_make: Collection[str], data: DataForecast | None, shape: ModelShape | None) -> None:
     """Refuse a disk that is too small for the artifacts that are to be made.
 
     Raises:
         InvalidInput: how much is missing.
     """
-    if "://" in run.store.url:
+    if "://" in lineage.store.url:
         return
-    needed, free = _needed(run, to_make, data, shape), _free(Path(run.store.url))
+    needed, free = _needed(lineage, to_make, data, shape), _free(Path(lineage.store.url))
     if needed > free:
         raise InvalidInput(
-            f"{run.store.url} has {show_bytes(Range.exactly(free))} left, but what is still to be made needs "
+            f"{lineage.store.url} has {show_bytes(Range.exactly(free))} left, but what is still to be made needs "
             f"{show_bytes(Range.exactly(needed))}. Free some, or give the store (FINE_TUNE_STORE) another place."
         )
 
 
-def _needed(run: Run, to_make: Collection[str], data: DataPlan | None, shape: ModelShape | None) -> float:
-    weights, recipe = weights_bytes(run), run.recipe
+def _needed(lineage: Lineage, to_make: Collection[str], data: DataForecast | None, shape: ModelShape | None) -> float:
+    weights, recipe = weights_bytes(lineage), lineage.recipe
     sizes: dict[str, float] = {"base_model": weights, "merged_model": weights}
     if data is not None:
         sequences = data.sequences.low + data.held_out_sequences.low
         sizes["tokenized_dataset"] = sequences * recipe.graph.sequence_length * POSITION_BYTES
     if shape is not None:
         # The best one is kept besides the newest, and the next is written before an old one goes.
-        checkpoints = recipe.training.keep_checkpoints + 2
+        checkpoints = recipe.training.save_total_limit + 2
         sizes["lora_checkpoints"] = checkpoints * STATE_BYTES * adapter_parameters(recipe, shape, ranks=1)
     return sum(size for artifact, size in sizes.items() if artifact in to_make)
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from neuron_ops.artifacts import Address, Artifact
-from neuron_ops.backends import Layout
+from neuron_ops.backends.layout import Layout
 from neuron_ops.errors import CorruptArtifact
+from neuron_ops.models.shape import ModelShape
 from neuron_ops.planning.assumptions import (
     COMPILATION,
     COMPILATION_SOURCE,
@@ -21,12 +21,12 @@ from neuron_ops.planning.assumptions import (
     Machine,
     machine,
 )
-from neuron_ops.planning.exposure import Exposure
-from neuron_ops.planning.graphs import GraphsPlan
-from neuron_ops.planning.model_shape import ModelShape
+from neuron_ops.planning.epochs import Epochs
+from neuron_ops.planning.graphs import GraphCacheForecast
 from neuron_ops.planning.quantities import Range
-from neuron_ops.recipe import Recipe
-from neuron_ops.run import Run
+from neuron_ops.recipe.schema import Recipe
+from neuron_ops.steps.addresses import Lineage
+from neuron_ops.store.artifacts import Address, Artifact
 
 TRAININGS = "lora_checkpoints"
 MAX_TRAININGS = 50
@@ -37,7 +37,7 @@ FORWARD_SHARE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class DurationPlan:
+class DurationForecast:
     """Time that an accelerator is booked for; waiting for a node, loading and checkpoints are not in it."""
 
     tokens_per_second: Range | None
@@ -53,19 +53,19 @@ class DurationPlan:
     usd: Range | None
 
 
-def plan_duration(
-    run: Run, layout: Layout, exposure: Exposure, graphs: GraphsPlan | None, shape: ModelShape | None
-) -> DurationPlan:
+def forecast_duration(
+    lineage: Lineage, layout: Layout, epochs: Epochs, graphs: GraphCacheForecast | None, shape: ModelShape | None
+) -> DurationForecast:
     """Put rate, work and price together, as far as each is known."""
-    recipe, known = run.recipe, machine(run.recipe.hardware.instance_type)
-    measured = _measured_rate(run, layout)
+    recipe, known = lineage.recipe, machine(lineage.recipe.hardware.instance_type)
+    measured = _measured_rate(lineage, layout)
     rate, rate_source = (measured, MEASURED) if measured else _assumed_rate(recipe, layout, known, shape)
-    work = Range.exactly(exposure.positions) + exposure.evaluated_positions.scaled(FORWARD_SHARE)
+    work = Range.exactly(epochs.positions) + epochs.evaluated_positions.scaled(FORWARD_SHARE)
     training = work.over(rate) if rate else None
     compilation, compile_source = _compilation(recipe, graphs, known)
     price, price_source = _price(recipe, known)
     booked = training + compilation if training and compilation else None
-    return DurationPlan(
+    return DurationForecast(
         tokens_per_second=rate,
         rate_source=rate_source,
         training_seconds=training,
@@ -97,14 +97,14 @@ def _attention(recipe: Recipe, shape: ModelShape) -> int:
     return shape.layers * shape.heads * shape.head_dim * recipe.graph.sequence_length
 
 
-def _measured_rate(run: Run, layout: Layout) -> Range | None:
-    base = run.find("base_model")
+def _measured_rate(lineage: Lineage, layout: Layout) -> Range | None:
+    base = lineage.find("base_model")
     if base is None:
         return None
-    wanted = {"GraphSection": run.recipe.graph.model_dump(mode="json"), "layout": layout.as_json()}
+    wanted = {"GraphSection": lineage.recipe.graph.model_dump(mode="json"), "layout": layout.as_json()}
     alike = [
         training.manifest
-        for training in islice(_trainings(run), MAX_TRAININGS)
+        for training in islice(_trainings(lineage), MAX_TRAININGS)
         if _is_alike(training.manifest.reads.get("recipe", {}), wanted)
         and _base_digest(training) == base.manifest.digest
     ]
@@ -114,11 +114,11 @@ def _measured_rate(run: Run, layout: Layout) -> Range | None:
     return Range(min(filter(None, rates)), max(rates))
 
 
-def _trainings(run: Run) -> Iterator[Artifact]:
-    for version in run.store.files.children(TRAININGS):
-        for name in run.store.files.children(f"{TRAININGS}/{version}"):
+def _trainings(lineage: Lineage) -> Iterator[Artifact]:
+    for version in lineage.store.files.children(TRAININGS):
+        for name in lineage.store.files.children(f"{TRAININGS}/{version}"):
             with contextlib.suppress(CorruptArtifact):  # another training's trouble is none of this one's
-                found = run.store.find(Address(TRAININGS, name, version))
+                found = lineage.store.find(Address(TRAININGS, name, version))
                 if found is not None:
                     yield found
 
@@ -146,7 +146,7 @@ def _assumed_rate(
     return UTILIZATION.scaled(peak / flops_per_token(recipe, shape)), UTILIZATION_SOURCE
 
 
-def _compilation(recipe: Recipe, graphs: GraphsPlan | None, known: Machine | None) -> tuple[Range | None, str]:
+def _compilation(recipe: Recipe, graphs: GraphCacheForecast | None, known: Machine | None) -> tuple[Range | None, str]:
     if graphs is not None and graphs.is_hit:
         return Range.exactly(0), "nothing to compile: the graphs are finished"
     if known is not None:

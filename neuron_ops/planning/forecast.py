@@ -7,21 +7,22 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from neuron_ops.backends import Layout, device_memory, environment, layout, refuse_model
+from neuron_ops.backends import device_memory, environment, layout, refuse_model
+from neuron_ops.backends.layout import Layout
 from neuron_ops.errors import CorruptArtifact, InvalidInput, MissingArtifact
-from neuron_ops.planning.data import DataPlan, padding_warnings, plan_data
+from neuron_ops.models.shape import ModelShape, read_shape
+from neuron_ops.planning.data import DataForecast, forecast_data, padding_warnings
 from neuron_ops.planning.disk import check_disk
-from neuron_ops.planning.duration import DurationPlan, plan_duration
-from neuron_ops.planning.exposure import Exposure, exposure_warnings, plan_exposure, training_warnings
-from neuron_ops.planning.graphs import GraphsPlan, plan_graphs
-from neuron_ops.planning.judging import judging_seconds, judging_warnings
-from neuron_ops.planning.memory import MemoryPlan, check_memory, memory_warnings, plan_memory
+from neuron_ops.planning.duration import DurationForecast, forecast_duration
+from neuron_ops.planning.epochs import Epochs, epoch_warnings, forecast_epochs, training_warnings
+from neuron_ops.planning.evaluation_time import evaluation_seconds, evaluation_warnings
+from neuron_ops.planning.graphs import GraphCacheForecast, forecast_graph_cache
+from neuron_ops.planning.memory import MemoryForecast, check_memory, forecast_memory, memory_warnings
 from neuron_ops.planning.model_files import check_weights, read_config
-from neuron_ops.planning.model_shape import ModelShape, read_shape
 from neuron_ops.planning.quantities import Range
-from neuron_ops.recipe import Recipe
-from neuron_ops.run import Run
-from neuron_ops.steps import STEPS
+from neuron_ops.recipe.schema import Recipe
+from neuron_ops.steps.addresses import Lineage
+from neuron_ops.steps.table import STEPS
 
 T = TypeVar("T")
 
@@ -52,16 +53,16 @@ class Forecast:
     recipe: str
     instance_type: str | None
     problems: tuple[Problem, ...]
-    data: DataPlan | None
+    data: DataForecast | None
     world: Layout | None
     environment: Mapping[str, str]
     """What every training process finds in its environment beside what is there."""
-    exposure: Exposure | None
+    epochs: Epochs | None
     model: ModelShape | None
-    memory: MemoryPlan | None
-    graphs: GraphsPlan | None
-    duration: DurationPlan | None
-    judging: Range | None
+    memory: MemoryForecast | None
+    graphs: GraphCacheForecast | None
+    duration: DurationForecast | None
+    evaluation: Range | None
     """Seconds that `evaluate` computes on its CPUs."""
     artifacts: tuple[ArtifactState, ...]
 
@@ -76,7 +77,7 @@ class Forecast:
         return not self.refusals
 
 
-def make_forecast(run: Run, *, read_rows: bool = True, has_hub_token: bool = True) -> Forecast:
+def make_forecast(lineage: Lineage, *, read_rows: bool = True, has_hub_token: bool = True) -> Forecast:
     """Plan everything that can be planned, and collect every problem instead of stopping at the first.
 
     Without `read_rows`, data counts only once it is prepared. `has_hub_token` is False where none is known to be there.
@@ -85,81 +86,81 @@ def make_forecast(run: Run, *, read_rows: bool = True, has_hub_token: bool = Tru
         MissingArtifact: the dataset version has not landed.
         Unavailable: the store did not answer.
     """
-    run.raw.digest(run.version)
-    return _Planner(run, read_rows, has_hub_token).forecast()
+    lineage.raw.digest(lineage.version)
+    return _Planner(lineage, read_rows, has_hub_token).forecast()
 
 
 class _Planner:
     """One forecast in the making, and the problems found so far."""
 
-    def __init__(self, run: Run, read_rows: bool, has_hub_token: bool) -> None:
-        self._run, self._recipe = run, run.recipe
+    def __init__(self, lineage: Lineage, read_rows: bool, has_hub_token: bool) -> None:
+        self._lineage, self._recipe = lineage, lineage.recipe
         self._read_rows, self._has_hub_token = read_rows, has_hub_token
         self._problems: dict[str, bool] = {}  # text -> blocking; a refusal that two parts meet is said once
 
     def forecast(self) -> Forecast:
-        run, recipe = self._run, self._recipe
+        lineage, recipe = self._lineage, self._recipe
         model = self._attempt(self._model)
-        data = self._attempt(lambda: plan_data(run, read_rows=self._read_rows, tokenize=model is not None))
+        data = self._attempt(lambda: forecast_data(lineage, read_rows=self._read_rows, tokenize=model is not None))
         world = self._attempt(lambda: layout(recipe))
-        exposure = plan_exposure(recipe, world, data) if world else None
+        epochs = forecast_epochs(recipe, world, data) if world else None
         memory = self._memory(world, model)
-        graphs = self._attempt(lambda: plan_graphs(run)) if world else None
-        duration = self._duration(world, exposure, graphs, model)
-        judging = judging_seconds(recipe, data, model)
+        graphs = self._attempt(lambda: forecast_graph_cache(lineage)) if world else None
+        duration = self._duration(world, epochs, graphs, model)
+        evaluation = evaluation_seconds(recipe, data, model)
         artifacts = tuple(self._state(step.artifact) for step in STEPS)
-        self._warn_of(exposure_warnings(exposure) if exposure else ())
+        self._warn_of(epoch_warnings(epochs) if epochs else ())
         self._warn_of(padding_warnings(data, recipe.graph.sequence_length) if data else ())
         self._warn_of(training_warnings(recipe.training))
-        self._warn_of(judging_warnings(recipe, judging))
-        self._warn_of(hub_warnings(run) if not self._has_hub_token else ())
+        self._warn_of(evaluation_warnings(recipe, evaluation))
+        self._warn_of(hub_warnings(lineage) if not self._has_hub_token else ())
         to_make = [state.artifact for state in artifacts if not state.finished]
-        self._attempt(lambda: check_disk(run, to_make, data, model))
+        self._attempt(lambda: check_disk(lineage, to_make, data, model))
         return Forecast(
-            dataset_version=run.version,
+            dataset_version=lineage.version,
             recipe=recipe.name,
             instance_type=recipe.hardware.instance_type,
             problems=self._sorted_problems(),
             data=data,
             world=world,
             environment=environment(recipe) if world else {},
-            exposure=exposure,
+            epochs=epochs,
             model=model,
             memory=memory,
             graphs=graphs,
             duration=duration,
-            judging=judging,
+            evaluation=evaluation,
             artifacts=artifacts,
         )
 
     def _model(self) -> ModelShape | None:
-        found = read_config(self._run)
+        found = read_config(self._lineage)
         if found is None:
             return None
         config, folder = found
         shape = read_shape(config, f"{folder}/config.json")
         self._attempt(lambda: refuse_model(self._recipe, config))
-        self._attempt(lambda: check_weights(self._run))
+        self._attempt(lambda: check_weights(self._lineage))
         self._warn_of(length_warnings(self._recipe, config))
         return shape
 
-    def _memory(self, world: Layout | None, model: ModelShape | None) -> MemoryPlan | None:
+    def _memory(self, world: Layout | None, model: ModelShape | None) -> MemoryForecast | None:
         if world is None or model is None:
             return None
-        memory = plan_memory(self._recipe, model, world, device_memory(self._recipe))
+        memory = forecast_memory(self._recipe, model, world, device_memory(self._recipe))
         self._attempt(lambda: check_memory(memory))
         self._warn_of(memory_warnings(memory))
         return memory
 
     def _duration(
-        self, world: Layout | None, exposure: Exposure | None, graphs: GraphsPlan | None, model: ModelShape | None
-    ) -> DurationPlan | None:
-        if world is None or exposure is None:
+        self, world: Layout | None, epochs: Epochs | None, graphs: GraphCacheForecast | None, model: ModelShape | None
+    ) -> DurationForecast | None:
+        if world is None or epochs is None:
             return None
-        return self._attempt(lambda: plan_duration(self._run, world, exposure, graphs, model))
+        return self._attempt(lambda: forecast_duration(self._lineage, world, epochs, graphs, model))
 
     def _state(self, artifact: str) -> ArtifactState:
-        return self._attempt(lambda: _look_up(self._run, artifact)) or ArtifactState(artifact, False, None)
+        return self._attempt(lambda: _look_up(self._lineage, artifact)) or ArtifactState(artifact, False, None)
 
     def _attempt(self, part: Callable[[], T]) -> T | None:
         """The part, or None where it is refused; the refusal is then a problem of the whole."""
@@ -191,18 +192,18 @@ def length_warnings(recipe: Recipe, config: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
-def hub_warnings(run: Run) -> Iterator[str]:
+def hub_warnings(lineage: Lineage) -> Iterator[str]:
     """A gated repository and nobody to open it."""
-    repository = run.recipe.base_model.repository
-    if repository is not None and run.find("base_model") is None:
+    repository = lineage.recipe.base_model.repository
+    if repository is not None and lineage.find("base_model") is None:
         yield (
             f"{repository} is still to be fetched, and there is no token for the Hugging Face hub here. If it is "
             "gated, as Meta's are, accept its licence on the hub and set HF_TOKEN where base_model is materialized."
         )
 
 
-def _look_up(run: Run, artifact: str) -> ArtifactState:
-    found = run.find(artifact)
+def _look_up(lineage: Lineage, artifact: str) -> ArtifactState:
+    found = lineage.find(artifact)
     if found is not None:
         found.check_sizes()
-    return ArtifactState(artifact, found is not None, str(run.plan(artifact).address))
+    return ArtifactState(artifact, found is not None, str(lineage.provenance(artifact).address))

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
-from neuron_ops.artifacts import Artifact, Scalar
 from neuron_ops.errors import MissingArtifact
-from neuron_ops.run import Run
+from neuron_ops.steps.addresses import Lineage
+from neuron_ops.store.artifacts import Artifact, Scalar
 
 ARTIFACT = "compiled_graph_cache"
 SHOWN_FACTS = ("graphs", "compiler", "compile_seconds", "longest_compile_seconds", "graph_bytes", "reason")
@@ -19,7 +19,7 @@ EXECUTABLE = ".neff"
 
 
 @dataclass(frozen=True, slots=True)
-class GraphsPlan:
+class GraphCacheForecast:
     """One address, and what is there."""
 
     address: str | None
@@ -35,25 +35,25 @@ class GraphsPlan:
     """On a miss: the fields in which that one differs, such as `graph.sequence_length: 512 -> 1024`."""
 
 
-def plan_graphs(run: Run) -> GraphsPlan:
+def forecast_graph_cache(lineage: Lineage) -> GraphCacheForecast:
     """Look the address up.
 
     Raises:
         InvalidInput: the recipe's hardware does not work out, so there is no address.
     """
     try:
-        found = run.find(ARTIFACT)
-        address = str(run.plan(ARTIFACT).address)
+        found = lineage.find(ARTIFACT)
+        address = str(lineage.provenance(ARTIFACT).address)
     except MissingArtifact:
-        return GraphsPlan(None)
+        return GraphCacheForecast(None)
     if found is not None:
         facts = {name: value for name, value in found.manifest.metrics.items() if name in SHOWN_FACTS}
-        return GraphsPlan(address, is_hit=True, facts=facts, modules=_modules(found))
-    nearest = run.nearest(ARTIFACT)
+        return GraphCacheForecast(address, is_hit=True, facts=facts, modules=_modules(found))
+    nearest = lineage.nearest(ARTIFACT)
     if nearest is None:
-        return GraphsPlan(address)
+        return GraphCacheForecast(address)
     other, differences = nearest
-    return GraphsPlan(address, nearest=str(other), differences=tuple(map(_as_in_a_recipe, differences)))
+    return GraphCacheForecast(address, nearest=str(other), differences=tuple(map(_as_in_a_recipe, differences)))
 
 
 def _modules(found: Artifact) -> dict[str, int]:
@@ -62,5 +62,5 @@ def _modules(found: Artifact) -> dict[str, int]:
 
 
 def _as_in_a_recipe(difference: str) -> str:
-    """`recipe.GraphSection.attention: …` as `graph.attention: …`, which is what a person would change."""
+    """`recipe.GraphSection.attention: …` as `graph.attn_implementation: …`, which is what a person would change."""
     return re.sub(r"^recipe\.(\w+?)(Section)?\.", lambda found: f"{found[1].lower()}.", difference)

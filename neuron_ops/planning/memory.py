@@ -10,12 +10,12 @@ keep without fusing anything.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from neuron_ops.backends import Layout
+from neuron_ops.backends.layout import Layout
 from neuron_ops.errors import InvalidInput
+from neuron_ops.models.shape import ModelShape
 from neuron_ops.planning.assumptions import RUNTIME_BYTES
-from neuron_ops.planning.model_shape import ModelShape
 from neuron_ops.planning.quantities import Range, show_bytes, total
-from neuron_ops.recipe import Recipe
+from neuron_ops.recipe.schema import Recipe
 
 FLOAT = 4
 ITEM_BYTES = {"float32": 4, "bfloat16": 2}
@@ -34,7 +34,7 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class MemoryPlan:
+class MemoryForecast:
     """Everything one process holds at its worst moment."""
 
     place: str
@@ -48,15 +48,15 @@ class MemoryPlan:
         return total([part.bytes for part in self.parts])
 
 
-def plan_memory(recipe: Recipe, shape: ModelShape, layout: Layout, capacity: int | None) -> MemoryPlan:
+def forecast_memory(recipe: Recipe, shape: ModelShape, layout: Layout, capacity: int | None) -> MemoryForecast:
     """The parts, on the rank that holds most."""
-    graph, ranks = recipe.graph, layout.tensor_parallel
+    graph, ranks = recipe.graph, layout.tensor_parallel_size
     item = ITEM_BYTES[graph.dtype]
-    stages = layout.pipeline_parallel
+    stages = layout.pipeline_parallel_size
     weights = shape.parameters(ranks) * item / stages
     adapter = adapter_parameters(recipe, shape, ranks) / stages
     tokens = graph.micro_batch_size * graph.sequence_length
-    copies = 2 if layout.data_parallel > 1 else 1  # a bucket for the exchange between ranks
+    copies = 2 if layout.data_parallel_size > 1 else 1  # a bucket for the exchange between ranks
     parts = (
         Part("base model", Range.exactly(weights), f"{shape.parameters(ranks):,} parameters in {graph.dtype}"),
         Part("adapter", Range.exactly(FLOAT * adapter), f"{adapter:,.0f} parameters in float32"),
@@ -66,10 +66,10 @@ def plan_memory(recipe: Recipe, shape: ModelShape, layout: Layout, capacity: int
         Part("logits and loss", _logits(item, shape, ranks).scaled(tokens), f"vocabulary {shape.vocabulary:,}"),
         Part("runtime", RUNTIME_BYTES[layout.backend], "assumed"),
     )
-    return MemoryPlan(PLACES[layout.backend], parts, capacity)
+    return MemoryForecast(PLACES[layout.backend], parts, capacity)
 
 
-def check_memory(plan: MemoryPlan) -> None:
+def check_memory(plan: MemoryForecast) -> None:
     """Stop where even the lower end does not fit.
 
     Raises:
@@ -80,12 +80,12 @@ def check_memory(plan: MemoryPlan) -> None:
         raise InvalidInput(
             f"{plan.place.capitalize()} would need at least {show_bytes(Range.exactly(plan.total.low))}, but has "
             f"{show_bytes(Range.exactly(plan.capacity))}; the most is for the {largest.name}. Raise "
-            "hardware.tensor_parallel, set graph.gradient_checkpointing, or lower graph.micro_batch_size or "
+            "hardware.tensor_parallel_size, set graph.gradient_checkpointing, or lower graph.micro_batch_size or "
             "graph.sequence_length."
         )
 
 
-def memory_warnings(plan: MemoryPlan) -> Iterator[str]:
+def memory_warnings(plan: MemoryForecast) -> Iterator[str]:
     """Where it fits at best and does not at worst."""
     if plan.capacity is not None and plan.total.low <= plan.capacity < plan.total.high:
         yield (
@@ -124,7 +124,7 @@ def _attention(recipe: Recipe, shape: ModelShape, ranks: int) -> Range:
     queries, keys = linears["q_proj"].outputs, linears["k_proj"].outputs
     heads = queries // shape.head_dim
     low, high = item * (queries + 2 * keys), item * 3 * queries
-    if recipe.graph.attention != "eager":
+    if recipe.graph.attn_implementation != "eager":
         return Range(low + item * queries, high + item * (queries + length) + FLOAT * heads)
     scores = heads * length
     # The softmax is computed and kept in float32, and again in the model's own format for the product with the values.
@@ -144,14 +144,16 @@ def _adapter_inputs(recipe: Recipe, shape: ModelShape, ranks: int) -> Range:
     item, targets = ITEM_BYTES[graph.dtype], graph.lora.target_modules
     shared = sum(linears[group[0]].inputs for group in SAME_INPUT if set(group) & set(targets))
     each = sum(linears[name].inputs for name in targets)
-    copies = 2 if graph.lora.dropout else 1  # what was dropped is kept in float32 too, on a CPU
+    copies = 2 if graph.lora.lora_dropout else 1  # what was dropped is kept in float32 too, on a CPU
     return Range(item * shared / ranks, copies * FLOAT * each + FLOAT * graph.lora.r * len(targets))
 
 
 def _activations_how(recipe: Recipe) -> str:
     graph = recipe.graph
     again = "each layer's input and one layer's inside" if graph.gradient_checkpointing else "kept for every layer"
-    return f"{graph.micro_batch_size} x {graph.sequence_length:,} tokens, {graph.attention} attention, {again}"
+    return (
+        f"{graph.micro_batch_size} x {graph.sequence_length:,} tokens, {graph.attn_implementation} attention, {again}"
+    )
 
 
 def _logits(item: int, shape: ModelShape, ranks: int) -> Range:

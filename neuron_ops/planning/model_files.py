@@ -8,20 +8,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from neuron_ops.files import Files, open_files
-from neuron_ops.model_config import WEIGHTS, parse_config, refuse_without_weights
-from neuron_ops.recipe import BaseModelSection, package_path
-from neuron_ops.run import Run
+from neuron_ops.models.config import WEIGHTS, parse_config, refuse_without_weights
+from neuron_ops.recipe.schema import BaseModelSection, package_path
+from neuron_ops.steps.addresses import Lineage
+from neuron_ops.store.files import Files, open_files
 
 
-def read_config(run: Run) -> tuple[dict[str, Any], str] | None:  # Any: whatever a published config holds
+def read_config(lineage: Lineage) -> tuple[dict[str, Any], str] | None:  # Any: whatever a published config holds
     """The base model's config.json and the folder that it is in; None before the model is at hand.
 
     Raises:
         InvalidInput: there is none in the folder, or it is not a Llama's.
         CorruptArtifact: it is no JSON.
     """
-    found, files = run.find("base_model"), _source(run.recipe.base_model)
+    found, files = lineage.find("base_model"), _source(lineage.recipe.base_model)
     if found is not None:
         return parse_config(found.read("config.json"), str(found.address)), str(found.address)
     if files is not None:
@@ -30,9 +30,9 @@ def read_config(run: Run) -> tuple[dict[str, Any], str] | None:  # Any: whatever
 
 
 @contextlib.contextmanager
-def local_files(run: Run, names: tuple[str, ...]) -> Iterator[Path | None]:
+def local_files(lineage: Lineage, names: tuple[str, ...]) -> Iterator[Path | None]:
     """Those of the named files that the base model has, as a local folder; None before the model is at hand."""
-    found, files = run.find("base_model"), _source(run.recipe.base_model)
+    found, files = lineage.find("base_model"), _source(lineage.recipe.base_model)
     if found is not None:
         with found.local(names=names) as folder:
             yield folder
@@ -49,20 +49,20 @@ def _source(section: BaseModelSection) -> Files | None:
     return open_files(str(package_path(section.path) or section.path))
 
 
-def weights_bytes(run: Run) -> int:
+def weights_bytes(lineage: Lineage) -> int:
     """Bytes of the base model's weights; zero before the model is at hand."""
-    found, files = run.find("base_model"), _source(run.recipe.base_model)
+    found, files = lineage.find("base_model"), _source(lineage.recipe.base_model)
     if found is not None:
         return sum(file.bytes for file in found.manifest.files if file.name.endswith(WEIGHTS))
     return sum(size for name, (size, _) in files.stamps("").items() if name.endswith(WEIGHTS)) if files else 0
 
 
-def check_weights(run: Run) -> None:
+def check_weights(lineage: Lineage) -> None:
     """Refuse a folder that is to become the base model and holds no weights, as `fetch` will.
 
     Raises:
         InvalidInput: it has none that are read here.
     """
-    files = _source(run.recipe.base_model)
-    if run.find("base_model") is None and files is not None:
+    files = _source(lineage.recipe.base_model)
+    if lineage.find("base_model") is None and files is not None:
         refuse_without_weights(files.stamps(""), files.url)

@@ -14,7 +14,7 @@ from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from neuron_ops.recipe import DatasetSection
+from neuron_ops.recipe.schema import DatasetSection
 from neuron_ops.rows.conversation import Conversation
 from neuron_ops.rows.holdout import is_held_out
 from neuron_ops.rows.reading import count_rows, read_rows

@@ -3,13 +3,13 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from neuron_ops.backends import Layout
-from neuron_ops.planning.data import DataPlan
-from neuron_ops.planning.duration import DurationPlan
-from neuron_ops.planning.exposure import Exposure
+from neuron_ops.backends.layout import Layout
+from neuron_ops.planning.data import DataForecast
+from neuron_ops.planning.duration import DurationForecast
+from neuron_ops.planning.epochs import Epochs
 from neuron_ops.planning.forecast import Forecast
-from neuron_ops.planning.graphs import GraphsPlan
-from neuron_ops.planning.memory import MemoryPlan
+from neuron_ops.planning.graphs import GraphCacheForecast
+from neuron_ops.planning.memory import MemoryForecast
 from neuron_ops.planning.quantities import (
     Range,
     show_bytes,
@@ -36,16 +36,16 @@ def sections(forecast: Forecast) -> list[Section]:
     """All of them, also those about which nothing is known yet: they say why."""
     return [
         _data(forecast.data),
-        _training(forecast.exposure, forecast.data),
+        _training(forecast.epochs, forecast.data),
         _world(forecast),
         _memory(forecast.memory, forecast.world),
         _graphs(forecast.graphs),
-        _duration(forecast.duration, forecast.judging),
+        _duration(forecast.duration, forecast.evaluation),
         Section("Artifacts", tuple(_artifacts(forecast))),
     ]
 
 
-def _data(data: DataPlan | None) -> Section:
+def _data(data: DataForecast | None) -> Section:
     if data is None:
         return Section("Data", (("not known", "see above, or materialize tokenized_dataset first"),))
     rows = (
@@ -62,16 +62,16 @@ def _data(data: DataPlan | None) -> Section:
     return Section("Data", rows, (data.source,))
 
 
-def _training(exposure: Exposure | None, data: DataPlan | None) -> Section:
-    if exposure is None:
+def _training(epochs: Epochs | None, data: DataForecast | None) -> Section:
+    if epochs is None:
         return Section("Training", (("not known", "the hardware section does not work out: see above"),))
     rows = [
-        ("steps", f"{exposure.steps:,} of {exposure.sequences_per_step:,} sequences"),
-        ("tokens", f"{exposure.positions:,}, padding counted"),
+        ("steps", f"{epochs.steps:,} of {epochs.sequences_per_step:,} sequences"),
+        ("tokens", f"{epochs.positions:,}, padding counted"),
     ]
-    if exposure.epochs is not None and data is not None:
-        learned = data.tokens.times(exposure.epochs).times(data.supervised_share)
-        rows.insert(1, ("epochs really seen", show_factor(exposure.epochs)))
+    if epochs.number is not None and data is not None:
+        learned = data.tokens.times(epochs.number).times(data.supervised_share)
+        rows.insert(1, ("epochs really seen", show_factor(epochs.number)))
         rows.append(("tokens in the loss", show_count(learned)))
     return Section("Training", tuple(rows))
 
@@ -85,8 +85,8 @@ def _world(forecast: Forecast) -> Section:
         ("processes", f"{world.world_size} ({world.nodes} x {world.processes_per_node})"),
         (
             "layout",
-            f"tensor parallel {world.tensor_parallel} x pipeline parallel {world.pipeline_parallel} x data parallel "
-            f"{world.data_parallel}",
+            f"tensor parallel {world.tensor_parallel_size} x pipeline parallel {world.pipeline_parallel_size} x "
+            f"data parallel {world.data_parallel_size}",
         ),
     ]
     if forecast.instance_type is not None:
@@ -95,7 +95,7 @@ def _world(forecast: Forecast) -> Section:
     return Section("World", tuple(rows))
 
 
-def _memory(memory: MemoryPlan | None, world: Layout | None) -> Section:
+def _memory(memory: MemoryForecast | None, world: Layout | None) -> Section:
     if memory is None:
         why = "until base_model is materialized: its config.json is not at hand" if world else "see above"
         return Section("Memory", (("not known", why),))
@@ -109,7 +109,7 @@ def _memory(memory: MemoryPlan | None, world: Layout | None) -> Section:
     return Section(f"Memory of {memory.place}", tuple(rows), (note,))
 
 
-def _graphs(graphs: GraphsPlan | None) -> Section:
+def _graphs(graphs: GraphCacheForecast | None) -> Section:
     title = "Compiled graphs"
     if graphs is None:
         return Section(title, (("not known", "see above"),))
@@ -124,13 +124,13 @@ def _graphs(graphs: GraphsPlan | None) -> Section:
     return Section(title, tuple(rows))
 
 
-def _duration(duration: DurationPlan | None, judging: Range | None) -> Section:
+def _duration(duration: DurationForecast | None, evaluation: Range | None) -> Section:
     if duration is None:
         return Section("Time and price", (("not known", "see above"),))
     rows = [
         ("compiling", show_seconds(duration.compile_seconds) if duration.compile_seconds else "not estimated"),
         ("training", show_seconds(duration.training_seconds) if duration.training_seconds else "not estimated"),
-        ("judging", f"{show_seconds(judging)} on CPUs, answers not counted" if judging else "not estimated"),
+        ("evaluating", f"{show_seconds(evaluation)} on CPUs, answers not counted" if evaluation else "not estimated"),
     ]
     if duration.tokens_per_second is not None:
         rows.append(("rate", f"{show_count(duration.tokens_per_second)} tokens/s"))

@@ -13,7 +13,7 @@ import numpy as np
 from tokenizers import Encoding, Tokenizer
 
 from neuron_ops.errors import InvalidInput
-from neuron_ops.recipe import DatasetSection
+from neuron_ops.recipe.schema import DatasetSection
 from neuron_ops.rows.chat_template import ChatTemplate, Span
 from neuron_ops.rows.conversation import Conversation, Message
 from neuron_ops.rows.special_tokens import (

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from itertools import groupby, islice
 from pathlib import Path
 
-from neuron_ops.recipe import DatasetSection
+from neuron_ops.recipe.schema import DatasetSection
 from neuron_ops.rows.chat import Chat, open_chat
 from neuron_ops.rows.conversation import Conversation
 from neuron_ops.rows.datasets_folder import DatasetWriter

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from neuron_ops.errors import InvalidInput
-from neuron_ops.recipe import DatasetSection
+from neuron_ops.recipe.schema import DatasetSection
 from neuron_ops.rows.conversation import Conversation, Rejected
 from neuron_ops.rows.formats import find_format
 from neuron_ops.rows.holdout import SeenRows

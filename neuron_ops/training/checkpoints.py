@@ -24,10 +24,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from neuron_ops.artifacts import Address, Artifact, ArtifactStore, FileRecord, Manifest, Writer
 from neuron_ops.backends.process import Backend
 from neuron_ops.errors import CorruptArtifact
-from neuron_ops.run import Plan
+from neuron_ops.store.artifacts import Address, Artifact, ArtifactStore, FileRecord, Manifest, Provenance, Writer
 from neuron_ops.training.history import History
 from neuron_ops.training.ranks import Ranks
 from neuron_ops.training.replica_gate import check_adapter_replicas
@@ -51,12 +50,12 @@ class TrainingState:
 class Checkpoints:
     """The checkpoints of one training."""
 
-    def __init__(self, store: ArtifactStore, plan: Plan, backend: Backend, ranks: Ranks) -> None:
-        self._store, self._plan, self._backend, self._ranks = store, plan, backend, ranks
+    def __init__(self, store: ArtifactStore, provenance: Provenance, backend: Backend, ranks: Ranks) -> None:
+        self._store, self._provenance, self._backend, self._ranks = store, provenance, backend, ranks
 
     def finished(self) -> list[Artifact]:
         """Every finished checkpoint, oldest first."""
-        return self._store.parts(self._plan.address, PREFIX)
+        return self._store.parts(self._provenance.address, PREFIX)
 
     def save(self, step: int, state: TrainingState, history: History) -> None:
         """Write a checkpoint. Collective; the first rank publishes it once every file is there and proven.
@@ -162,21 +161,21 @@ class Checkpoints:
         return {"best": best, "last": records[-1], "kept": records}
 
     def _names(self) -> list[str]:
-        names = self._store.files.children(str(self._plan.address))
+        names = self._store.files.children(str(self._provenance.address))
         return [name for name in names if name.startswith(PREFIX)]
 
     def _address(self, name: str) -> Address:
-        return replace(self._plan.address, part=name)
+        return replace(self._provenance.address, part=name)
 
     def _manifest(self, step: int, data: str, files: Sequence[FileRecord], history: History) -> Manifest:
-        address = self._plan.address
+        address = self._provenance.address
         return Manifest(
             artifact=address.artifact,
             step="train",
             dataset_version=address.dataset_version,
             fingerprint=address.fingerprint,
-            reads=self._plan.reads,
-            inputs=self._plan.inputs,
+            reads=self._provenance.reads,
+            inputs=self._provenance.inputs,
             data=data,
             files=tuple(files),
             metrics={"step": step, "eval_loss": history.eval_loss_at(step)},

@@ -2,7 +2,7 @@
 
 import math
 
-from neuron_ops.recipe import TrainingSection
+from neuron_ops.recipe.schema import TrainingSection
 
 
 def learning_rate(section: TrainingSection, step: int) -> float:
@@ -12,9 +12,9 @@ def learning_rate(section: TrainingSection, step: int) -> float:
     """
     if step < section.warmup_steps:
         return section.learning_rate * (step + 1) / section.warmup_steps
-    progress = (step - section.warmup_steps) / max(1, section.steps - section.warmup_steps)
-    if section.schedule == "linear":
+    progress = (step - section.warmup_steps) / max(1, section.max_steps - section.warmup_steps)
+    if section.lr_scheduler_type == "linear":
         return section.learning_rate * (1.0 - progress)
-    if section.schedule == "cosine":
+    if section.lr_scheduler_type == "cosine":
         return section.learning_rate * 0.5 * (1.0 + math.cos(math.pi * progress))
     return section.learning_rate

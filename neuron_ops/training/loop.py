@@ -2,7 +2,7 @@
 
 The loop keeps the loss exact (summed over tokens, divided by the tokens of the whole global batch over all ranks) and
 the data position a function of the step. What differs between devices belongs to backends/, what a checkpoint is to
-checkpoints.py, and the step around the loop to neuron_ops/train.py.
+checkpoints.py, and the step around the loop to neuron_ops/steps/train.py.
 """
 
 import logging
@@ -13,10 +13,10 @@ from pathlib import Path
 
 import torch
 
-from neuron_ops import cli
 from neuron_ops.backends.process import Backend
 from neuron_ops.errors import InvalidInput
-from neuron_ops.recipe import Recipe
+from neuron_ops.recipe.schema import Recipe
+from neuron_ops.steps import program
 from neuron_ops.training.batches import Batch, Rows, Schedule
 from neuron_ops.training.checkpoints import Checkpoints, TrainingState, step_of
 from neuron_ops.training.history import History, Row
@@ -62,7 +62,7 @@ class Loop:
         self._schedule = Schedule(
             seed=self._section.seed,
             micro_batch=recipe.graph.micro_batch_size,
-            accumulation=recipe.graph.gradient_accumulation,
+            accumulation=recipe.graph.gradient_accumulation_steps,
             ranks=backend.data_parallel_size,
             rank=backend.data_parallel_rank,
         )
@@ -70,7 +70,7 @@ class Loop:
         self._history_file = history_file
         self._pending: list[tuple[Row, torch.Tensor, torch.Tensor]] = []
         self._speed = _Speed()
-        self._watchdog = Watchdog(recipe.hardware.stall_minutes, cli.end_at_once)
+        self._watchdog = Watchdog(recipe.hardware.stall_minutes, program.end_at_once)
         self._resumed_from = self._rows_written = 0
         self.history = History()
 
@@ -84,17 +84,17 @@ class Loop:
         if step == 0:
             self._evaluate(0)
         self._state.model.train()
-        while step < self._section.steps and not self._should_stop():
+        while step < self._section.max_steps and not self._should_stop():
             self._train_step(step)
             step += 1
-            last = step == self._section.steps
-            if step % self._section.log_every == 0 or last:
+            last = step == self._section.max_steps
+            if step % self._section.logging_steps == 0 or last:
                 self._read_losses()
                 self._report(step)
-            if step % self._section.evaluate_every == 0 or last:
+            if step % self._section.eval_steps == 0 or last:
                 self._read_losses()
                 self._evaluate(step)
-            if step % self._section.checkpoint_every == 0 or last or self._should_stop():
+            if step % self._section.save_steps == 0 or last or self._should_stop():
                 self._save(step)
 
     def best_step(self) -> int | None:
@@ -110,7 +110,7 @@ class Loop:
         best = self.best_step()
         return {
             "steps": len(losses),
-            "stopped_early": len(losses) < self._section.steps,
+            "stopped_early": len(losses) < self._section.max_steps,
             "resumed_from_step": self._resumed_from,
             "best_step": best,
             "best_eval_loss": evaluations.get(best) if best is not None else None,
@@ -219,7 +219,7 @@ class Loop:
             self._evaluate(step)
         self._checkpoints.save(step, self._state, self.history)
         if self._backend.rank == 0:  # to find the best one is to read every checkpoint's manifest
-            self._checkpoints.prune(self._section.keep_checkpoints, self.best_step())
+            self._checkpoints.prune(self._section.save_total_limit, self.best_step())
         self._watchdog.progress()
         log.info("checkpoint at step %d", step)
 
@@ -231,7 +231,7 @@ class Loop:
         row = next(row for row in reversed(self.history.rows) if "loss" in row)
         log.info(
             "step %d/%d loss %.4f grad norm %.3f learning rate %.2e tokens/s %.0f",
-            *(step, self._section.steps, row["loss"], row["grad_norm"], row["learning_rate"], self._speed.rate),
+            *(step, self._section.max_steps, row["loss"], row["grad_norm"], row["learning_rate"], self._speed.rate),
         )
 
     def _write_history(self) -> None:

@@ -63,8 +63,8 @@ class ConsolidateReport:
 
     kind: Literal["adapter", "model"]
     layout: Literal["neuron", "peft", "transformers"]
-    tensor_parallel: int
-    pipeline_parallel: int
+    tensor_parallel_size: int
+    pipeline_parallel_size: int
     num_tensors: int
     num_parameters: int
     num_replicas_compared: int
@@ -187,8 +187,8 @@ def _report(kind: Literal["adapter", "model"], source: NeuronCheckpoint, files: 
     return ConsolidateReport(
         kind,
         "neuron",
-        source.tensor_parallel,
-        source.pipeline_parallel,
+        source.tensor_parallel_size,
+        source.pipeline_parallel_size,
         len(source.assemblies),
         _parameters(source.assemblies),
         len(source.replicas),

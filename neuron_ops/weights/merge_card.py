@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from neuron_ops.model_card import CARD, inherited_fields, write_card
+from neuron_ops.models.card import CARD, inherited_fields, write_card
 from neuron_ops.weights.byte_ranges import file_digest
 from neuron_ops.weights.lora import read_adapter
 from neuron_ops.weights.lora_targets import WeightedAdapter

@@ -31,8 +31,8 @@ class NeuronCheckpoint:
     """All original tensors of one save, as pieces of the rank files."""
 
     path: Path
-    tensor_parallel: int
-    pipeline_parallel: int
+    tensor_parallel_size: int
+    pipeline_parallel_size: int
     assemblies: tuple[Assembly, ...]
     """Sorted by name."""
     replicas: tuple[Replicas, ...]

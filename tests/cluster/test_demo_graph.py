@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from fine_tune_assets.partitions import PARTITIONS_NAME
-from neuron_ops.artifacts import ArtifactStore
-from neuron_ops.raw import RawDatasets
-from neuron_ops.recipe import package_path
-from neuron_ops.recipe_file import load_recipe
-from neuron_ops.run import Run
-from neuron_ops.steps import STEPS
+from neuron_ops.recipe.file import load_recipe
+from neuron_ops.recipe.schema import package_path
+from neuron_ops.steps.addresses import Lineage
+from neuron_ops.steps.table import STEPS
+from neuron_ops.store.artifacts import ArtifactStore
+from neuron_ops.store.raw_datasets import RawDatasets
 from tests.cluster.conftest import Deploy
 from tests.cluster.objects import dig
 from tests.fine_tune_assets.conftest import FEW_STEPS, RECIPE, run_config
@@ -38,8 +38,8 @@ def test_every_asset_of_the_demo_is_made_in_a_pod_of_its_own(deploy: Deploy, buc
     cluster.wait_for(lambda: all(dig(pod, "status.phase") == "Succeeded" for pod in cluster.pods()), "the pods to end")
     artifacts = [step.artifact for step in STEPS]
     assert sorted(pod["metadata"]["labels"]["dagster/op"] for pod in cluster.pods()) == sorted(artifacts)
-    run = Run(load_recipe(RECIPE, FEW_STEPS), ArtifactStore(places["FINE_TUNE_STORE"]), raw, "v1")
-    assert all(run.find(artifact) is not None for artifact in artifacts)
+    lineage = Lineage(load_recipe(RECIPE, FEW_STEPS), ArtifactStore(places["FINE_TUNE_STORE"]), raw, "v1")
+    assert all(lineage.find(artifact) is not None for artifact in artifacts)
 
 
 def _deliver(raw: RawDatasets, version: str, folder: Path) -> None:

@@ -10,9 +10,9 @@ from kubernetes.client import ApiClient, Configuration
 from fine_tune_assets.kubernetes.multi_node_manifests import Training, manifests
 from fine_tune_assets.kubernetes.pod_config import pod_config
 from fine_tune_assets.kubernetes.pods import Pods, load_pods
-from neuron_ops.recipe import Recipe
-from neuron_ops.recipe_file import load_recipe
-from neuron_ops.steps import BY_ARTIFACT, Step
+from neuron_ops.recipe.file import load_recipe
+from neuron_ops.recipe.schema import Recipe
+from neuron_ops.steps.table import BY_ARTIFACT, Step
 from tests.deployments.conftest import Objects, find
 from tests.deployments.helm_values import merged_values, run_launcher
 

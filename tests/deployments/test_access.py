@@ -13,7 +13,7 @@ import pytest
 import fine_tune_assets.kubernetes.cluster
 from fine_tune_assets.kubernetes.multi_node_manifests import Training, manifests
 from fine_tune_assets.kubernetes.preflight import NEEDED
-from neuron_ops.recipe import HardwareSection
+from neuron_ops.recipe.schema import HardwareSection
 from tests.deployments.conftest import Objects, find, of_kind
 
 Render = Callable[[str], Objects]

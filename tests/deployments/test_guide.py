@@ -11,13 +11,13 @@ import click
 import pytest
 
 from fine_tune_assets.assets import ACCELERATOR_POOL
-from fine_tune_assets.cli import main
-from fine_tune_assets.import_seed import FIELDS
-from fine_tune_assets.import_seed_cli import ADDRESSED, DEPLOYED
+from fine_tune_assets.cli.aws_sample import FIELDS
+from fine_tune_assets.cli.import_aws_sample import ADDRESSED, DEPLOYED
+from fine_tune_assets.cli.main import main
 from fine_tune_assets.jobs import fine_tune
 from fine_tune_assets.sensors import new_dataset_version
-from neuron_ops.recipe import Recipe
-from neuron_ops.steps import STEPS
+from neuron_ops.recipe.schema import Recipe
+from neuron_ops.steps.table import STEPS
 from tests.deployments.conftest import ROOT, tool
 
 GUIDE = (ROOT / "docs" / "kubernetes.md").read_text(encoding="utf-8")
@@ -74,7 +74,7 @@ def test_every_path_in_the_guides_exists() -> None:
 def test_what_the_run_s_log_is_said_to_say_is_what_the_code_says() -> None:
     table = GUIDE[GUIDE.index("| The run's log says") : GUIDE.index("The same with kubectl")]
     firsts = [row.split(" | ")[0] for row in table.splitlines()[2:] if row.startswith("| `")]
-    speakers = [*(ROOT / "fine_tune_assets" / "kubernetes").glob("*.py"), ROOT / "neuron_ops" / "memory.py"]
+    speakers = [*(ROOT / "fine_tune_assets" / "kubernetes").glob("*.py"), ROOT / "neuron_ops" / "launch" / "oom.py"]
     sources = "".join(path.read_text() for path in speakers)
 
     phrases = [phrase for first in firsts for phrase in re.findall(r"`([a-z][^`]*)`", first)]
@@ -85,7 +85,7 @@ def test_what_the_run_s_log_is_said_to_say_is_what_the_code_says() -> None:
 
 def test_every_fine_tune_command_in_the_guides_exists() -> None:
     for line in re.findall(
-        r"fine-tune ((?:dataset|partitions|recipe|import-seed|consolidate|merge|plan|pods|janitor)\b[^`\n]*)",
+        r"fine-tune ((?:dataset|partitions|recipe|import-aws-sample|consolidate|merge|plan|pods|janitor)\b[^`\n]*)",
         GUIDE + SAMPLE,
     ):
         group: click.Command = main

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from neuron_ops.backends.neuron import INSTANCES
-from neuron_ops.recipe_file import load_recipe, shipped_recipes
+from neuron_ops.recipe.file import load_recipe, shipped_recipes
 from tests.deployments.conftest import DEPLOYMENTS, OVERLAYS, ROOT, Objects, breaks_restricted, find, kustomize, of_kind
 
 Render = Callable[[str], Objects]

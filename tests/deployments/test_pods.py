@@ -14,7 +14,7 @@ import yaml
 from fine_tune_assets.kubernetes.deployment import check_store
 from fine_tune_assets.kubernetes.pod_config import QUEUE_LABEL, pod_config
 from fine_tune_assets.kubernetes.pods import Pods
-from neuron_ops.steps import BY_ARTIFACT, STEPS
+from neuron_ops.steps.table import BY_ARTIFACT, STEPS
 from tests.cluster.objects import quantity
 from tests.deployments.conftest import DEPLOYMENTS, OVERLAYS, Objects, breaks_restricted, find, of_kind
 from tests.deployments.installed import TRAIN, Installed, nodes_of, pod_of

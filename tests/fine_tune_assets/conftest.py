@@ -18,16 +18,16 @@ import pytest
 from click.testing import CliRunner, Result
 from dagster import AssetKey, DagsterInstance, Definitions, ExecuteInProcessResult
 
-from fine_tune_assets.cli import main
+from fine_tune_assets.cli.main import main
 from fine_tune_assets.definitions import build_definitions
 from fine_tune_assets.partitions import PARTITIONS_NAME
 from fine_tune_assets.sensors import delivery
 from fine_tune_assets.settings import Settings
-from neuron_ops.artifacts import ArtifactStore
-from neuron_ops.raw import RawDatasets
-from neuron_ops.recipe import package_path
-from neuron_ops.recipe_file import load_recipe
-from neuron_ops.run import Run
+from neuron_ops.recipe.file import load_recipe
+from neuron_ops.recipe.schema import package_path
+from neuron_ops.steps.addresses import Lineage
+from neuron_ops.store.artifacts import ArtifactStore
+from neuron_ops.store.raw_datasets import RawDatasets
 
 ROOT = Path(__file__).parents[2]
 RECIPE = "tiny_llama_cpu"
@@ -37,12 +37,12 @@ FEW_STEPS: dict[str, Any] = {
     "dataset.holdout_fraction": 0.1,
     "graph.sequence_length": 128,
     "graph.micro_batch_size": 2,
-    "training.steps": 6,
+    "training.max_steps": 6,
     "training.warmup_steps": 1,
     "training.learning_rate": 0.005,
-    "training.log_every": 2,
-    "training.evaluate_every": 2,
-    "training.checkpoint_every": 2,
+    "training.logging_steps": 2,
+    "training.eval_steps": 2,
+    "training.save_steps": 2,
     "evaluation.prompts": 1,
     "evaluation.max_new_tokens": 4,
 }
@@ -106,9 +106,9 @@ class Project:
             (folder / "rows.jsonl").write_text("".join(islice(lines, first, first + rows)), encoding="utf-8")
         self.raw.land(version, folder)
 
-    def run(self, version: str | None) -> Run:
+    def lineage(self, version: str | None) -> Lineage:
         """The addresses of everything made with this project's overrides."""
-        return Run(load_recipe(self.recipe, self.overrides), ArtifactStore(self.settings.store), self.raw, version)
+        return Lineage(load_recipe(self.recipe, self.overrides), ArtifactStore(self.settings.store), self.raw, version)
 
     def instance(self) -> DagsterInstance:
         """The instance of the Dagster home."""
@@ -121,7 +121,7 @@ class Project:
             instance.report_runless_asset_event(delivery(self.raw, version, self.raw.digest(version)))
 
     def materialize(self, version: str, *assets: str, **overrides: object) -> ExecuteInProcessResult:
-        """Materialize assets (none: all) in this process; `training__steps=3` overrides training.steps."""
+        """Materialize assets (none: all) in this process; `training__max_steps=3` overrides training.max_steps."""
         changed = {name.replace("__", "."): value for name, value in overrides.items()}
         with self.instance() as instance:
             return self.definitions.resolve_job_def("fine_tune").execute_in_process(

@@ -28,8 +28,8 @@ from dagster._core.definitions.data_version import (
 from dagster_shared.error import SerializableErrorInfo
 
 from fine_tune_assets.checks import CHECKS
-from neuron_ops.artifacts import MANIFEST
-from neuron_ops.steps import BY_ARTIFACT, RAW_DATASET, STEPS, upstream
+from neuron_ops.steps.table import BY_ARTIFACT, RAW_DATASET, STEPS, upstream
+from neuron_ops.store.artifacts import MANIFEST
 from tests.fine_tune_assets.conftest import Project
 
 pytestmark = pytest.mark.slow
@@ -52,7 +52,7 @@ class Watch:
         steps: list[str] = []
         self._started = []
         yield steps
-        steps += [verb for started in self._started for verb in re.findall(r"'neuron_ops\.(\w+)'", started)]
+        steps += [verb for started in self._started for verb in re.findall(r"'neuron_ops\.steps\.(\w+)'", started)]
         self._started = None
 
     def _note(self, event: str, arguments: tuple[object, ...]) -> None:
@@ -104,7 +104,7 @@ def test_one_command_makes_everything_from_the_dataset_version_to_the_evaluation
 @pytest.mark.parametrize("artifact", ARTIFACTS)
 def test_an_asset_shows_where_its_artifact_is_and_what_it_cost(made: Made, artifact: str) -> None:
     shown = metadata(made.result)[artifact]
-    found = made.project.run("v1").require(artifact)
+    found = made.project.lineage("v1").require(artifact)
 
     assert shown["reused"] is False
     assert shown["address"] == str(found.address)
@@ -145,7 +145,7 @@ def test_versions_say_exactly_what_was_made_from_what(made: Made) -> None:
 
     for artifact, event in events.items():
         tags, step = event.tags or {}, BY_ARTIFACT[artifact]
-        assert versions[artifact] == made.project.run("v1").require(artifact).manifest.digest
+        assert versions[artifact] == made.project.lineage("v1").require(artifact).manifest.digest
         assert tags[CODE_VERSION_TAG] == step.code_version
         for name in upstream(step):
             # Dagster records a partitioned input as the hash of its partitions' versions.
@@ -209,7 +209,7 @@ def test_the_command_line_plans_what_was_made(made: Made) -> None:
     assert trained is not None
     assert trained.asset_materialization is not None
     truth = trained.asset_materialization.metadata
-    assert said["exposure"]["epochs"]["low"] == pytest.approx(truth["epochs"].value, abs=0.001)
+    assert said["epochs"]["epochs"]["low"] == pytest.approx(truth["epochs"].value, abs=0.001)
     assert said["duration"]["tokens_per_second"]["low"] == pytest.approx(truth["tokens_per_second"].value, rel=1e-5)
 
 
@@ -281,7 +281,7 @@ def test_rows_without_a_column_end_in_one_sentence_before_any_training(copy: Pro
 def test_an_unknown_override_ends_in_one_sentence_at_the_first_step(copy: Project) -> None:
     failed = copy.materialize("v1", "base_model", training__step=3)
 
-    assert "did you mean 'steps'?" in only_error(failed, "base_model").message
+    assert "did you mean 'max_steps'?" in only_error(failed, "base_model").message
 
 
 def test_a_cut_base_model_is_found_before_it_is_used(copy: Project) -> None:
@@ -365,7 +365,7 @@ def deliver_rows_without_responses(project: Project, version: str) -> None:
 
 def fail_check(project: Project, artifact: str) -> None:
     """Rewrite a finished artifact's manifest as its step would have, had its first check failed."""
-    found = project.run("v1").require(artifact)
+    found = project.lineage("v1").require(artifact)
     path = Path(project.settings.store, str(found.address), MANIFEST)
     manifest = json.loads(path.read_text())
     manifest["checks"][0]["passed"] = False

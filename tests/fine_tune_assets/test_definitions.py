@@ -11,7 +11,7 @@ from fine_tune_assets.checks import CHECKS
 from fine_tune_assets.definitions import build_definitions
 from fine_tune_assets.partitions import DATASET_VERSIONS, PARTITIONS_NAME
 from fine_tune_assets.settings import Settings
-from neuron_ops.steps import BY_ARTIFACT, RAW_DATASET, STEPS
+from neuron_ops.steps.table import BY_ARTIFACT, RAW_DATASET, STEPS
 from tests.fine_tune_assets.conftest import Project
 
 ARTIFACTS = [step.artifact for step in STEPS]

@@ -26,7 +26,7 @@ STEPS = 40
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory, dagster_home: Path) -> Project:
     """A project with a training of some seconds and many checkpoints ahead of it."""
-    project = Project(tmp_path_factory.mktemp("prepared"), {**FEW_STEPS, "training.steps": STEPS})
+    project = Project(tmp_path_factory.mktemp("prepared"), {**FEW_STEPS, "training.max_steps": STEPS})
     shutil.copytree(dagster_home, project.home)
     project.deliver("v1")
     project.register("v1")
@@ -127,12 +127,12 @@ def training_processes(parent: psutil.Process) -> list[psutil.Process]:
 
 def is_training(process: psutil.Process) -> bool:
     with contextlib.suppress(psutil.Error):  # gone, or a zombie
-        return "neuron_ops.train" in process.cmdline()
+        return "neuron_ops.steps.train" in process.cmdline()
     return False
 
 
 def newest_checkpoint(project: Project) -> int:
-    address = project.run("v1").plan("lora_checkpoints").address
+    address = project.lineage("v1").provenance("lora_checkpoints").address
     manifests = (project.root / "store" / str(address)).glob("step-*/manifest.json")
     return max((int(path.parent.name.removeprefix("step-")) for path in manifests), default=0)
 

@@ -75,9 +75,11 @@ def test_materializing_an_unknown_version_says_in_one_line_what_to_do(
 
 def test_a_run_that_was_tagged_with_an_unknown_version_makes_nothing_of_that_version(project: Project) -> None:
     with project.instance() as instance:
-        run = _job(project).execute_in_process(instance=instance, tags={PARTITION_NAME_TAG: "v2"}, raise_on_error=False)
+        lineage = _job(project).execute_in_process(
+            instance=instance, tags={PARTITION_NAME_TAG: "v2"}, raise_on_error=False
+        )
 
-    assert not run.success
+    assert not lineage.success
     assert not (project.root / "store" / "tokenized_dataset").exists()
 
 

@@ -4,17 +4,17 @@ from collections.abc import Callable
 
 import pytest
 
-from fine_tune_assets.launching import Bound, with_restarts
-from neuron_ops.ending import Ending
+from fine_tune_assets.launching import RestartLimits, with_restarts
 from neuron_ops.errors import InvalidInput, Unavailable
+from neuron_ops.launch.outcome import ExitResult
 
-CRASHED, FINISHED = Ending(1), Ending(0)
-DIVERGED = Ending(2, InvalidInput("the loss is nan"))
-RECLAIMED = Ending(1, reason="its node was reclaimed", disrupted=True)
-UNREACHABLE = Ending(5, Unavailable("the store did not answer"))
+CRASHED, FINISHED = ExitResult(1), ExitResult(0)
+DIVERGED = ExitResult(2, InvalidInput("the loss is nan"))
+RECLAIMED = ExitResult(1, reason="its node was reclaimed", disrupted=True)
+UNREACHABLE = ExitResult(5, Unavailable("the store did not answer"))
 
 
-def attempts(*endings: Ending) -> Callable[[int], Ending]:
+def attempts(*endings: ExitResult) -> Callable[[int], ExitResult]:
     """The first attempt ends with the first of these, and so on."""
     return lambda number: endings[number]
 
@@ -33,13 +33,13 @@ def attempts(*endings: Ending) -> Callable[[int], Ending]:
     ],
 )
 def test_it_starts_again_while_that_may_help_and_within_its_bound(
-    endings: list[Ending], last: Ending, said: list[Ending]
+    endings: list[ExitResult], last: ExitResult, said: list[ExitResult]
 ) -> None:
-    told: list[Ending] = []
+    told: list[ExitResult] = []
 
-    assert with_restarts(attempts(*endings), Bound(restarts=2, disruptions=3), told.append) is last
+    assert with_restarts(attempts(*endings), RestartLimits(restarts=2, disruptions=3), told.append) is last
     assert told == said
 
 
 def test_without_restarts_it_starts_once() -> None:
-    assert with_restarts(attempts(CRASHED), Bound(), lambda ending: None) is CRASHED
+    assert with_restarts(attempts(CRASHED), RestartLimits(), lambda ending: None) is CRASHED

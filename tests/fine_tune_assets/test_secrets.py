@@ -98,7 +98,7 @@ def test_a_run_that_works_writes_and_shows_no_secret(delivered: Project) -> None
     )
 
     assert status == 0, output
-    assert "neuron_ops.train" in commands, "the command lines of the steps were not seen"
+    assert "neuron_ops.steps.train" in commands, "the command lines of the steps were not seen"
     assert _found(commands.encode()) == set()
     assert _leaks(delivered.root) == {}
 

@@ -11,7 +11,7 @@ from dagster._core.definitions.sensor_definition import SensorExecutionData
 from fine_tune_assets.partitions import PARTITIONS_NAME
 from fine_tune_assets.resources import FineTuning
 from fine_tune_assets.sensors import MAX_NEW_PER_TICK, new_dataset_version
-from neuron_ops.steps import RAW_DATASET
+from neuron_ops.steps.table import RAW_DATASET
 from tests.fine_tune_assets.conftest import Project
 
 

@@ -17,7 +17,7 @@ from dagster import DagsterRunStatus
 from playwright.sync_api import Locator, Page, expect, sync_playwright
 
 from fine_tune_assets.checks import CHECKS
-from neuron_ops.steps import RAW_DATASET, STEPS
+from neuron_ops.steps.table import RAW_DATASET, STEPS
 from tests.fine_tune_assets.conftest import Project
 from tests.ports import free_port
 
@@ -53,7 +53,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, dagster_home: Path) -> Iter
     project.deliver("v1")
     project.register("v1")
     recipe = project.root / "few_steps.yaml"
-    recipe.write_text(yaml.safe_dump(project.run(None).recipe.model_dump(mode="json")))
+    recipe.write_text(yaml.safe_dump(project.lineage(None).recipe.model_dump(mode="json")))
     port = free_port()
     log = (project.root / "dev.log").open("w")
     process = project.start("dagster", "dev", "-p", str(port), output=log, FINE_TUNE_RECIPE=str(recipe))

@@ -10,7 +10,7 @@ import pytest
 # With torch_xla installed, accelerate and transformers would take it for the device of the CPU runs.
 os.environ["USE_TORCH_XLA"] = "0"
 
-from tests.neuron_on_cpu.bench import make_run
+from tests.neuron_on_cpu.bench import make_lineage
 from tests.neuron_ops.training import workbench
 from tests.neuron_ops.training.workbench import Trainer, start_server
 
@@ -32,7 +32,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def trainer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trainer]:
     """Trains on the stand-in."""
-    trainer = start_server(tmp_path_factory.mktemp("trainings"), "tests.neuron_on_cpu.server", make_run=make_run)
+    trainer = start_server(
+        tmp_path_factory.mktemp("trainings"), "tests.neuron_on_cpu.server", make_lineage=make_lineage
+    )
     yield trainer
     trainer.close()
 

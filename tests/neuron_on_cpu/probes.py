@@ -12,13 +12,13 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
 
-import neuron_ops.run
-from neuron_ops import cli, train
-from neuron_ops.artifacts import ArtifactStore
+import neuron_ops.steps.addresses
 from neuron_ops.backends import neuron_process, open_backend
-from neuron_ops.raw import RawDatasets
-from neuron_ops.recipe_file import load_recipe
-from neuron_ops.run import Run
+from neuron_ops.recipe.file import load_recipe
+from neuron_ops.steps import program, train
+from neuron_ops.steps.addresses import Lineage
+from neuron_ops.store.artifacts import ArtifactStore
+from neuron_ops.store.raw_datasets import RawDatasets
 from neuron_ops.training.batches import Rows
 from neuron_ops.training.checkpoints import Checkpoints
 from neuron_ops.training.loop import Loop
@@ -26,22 +26,22 @@ from neuron_ops.training.ranks import Ranks
 from tests.neuron_on_cpu import stand_in
 
 
-def open_loop(recipe: str, store_url: str, raw_url: str, version: str) -> tuple[Run, Loop, Checkpoints]:
+def open_loop(recipe: str, store_url: str, raw_url: str, version: str) -> tuple[Lineage, Loop, Checkpoints]:
     """The loop as `train` makes it, before its first step."""
     store = ArtifactStore(store_url)
-    run = Run(load_recipe(recipe), store, RawDatasets(raw_url), version)
-    backend = open_backend(run.recipe)
-    checkpoints = Checkpoints(store, run.plan("lora_checkpoints"), backend, Ranks())
-    rows, base = (Path(run.require(name).location) for name in ("tokenized_dataset", "base_model"))
-    return run, Loop(run.recipe, backend, checkpoints, rows, base, Path("/dev/null")), checkpoints
+    lineage = Lineage(load_recipe(recipe), store, RawDatasets(raw_url), version)
+    backend = open_backend(lineage.recipe)
+    checkpoints = Checkpoints(store, lineage.provenance("lora_checkpoints"), backend, Ranks())
+    rows, base = (Path(lineage.require(name).location) for name in ("tokenized_dataset", "base_model"))
+    return lineage, Loop(lineage.recipe, backend, checkpoints, rows, base, Path("/dev/null")), checkpoints
 
 
 def write_logits(recipe: str, store_url: str, raw_url: str, version: str, out: str) -> None:
     """Logits of the sharded model after its last checkpoint, on the first held-out rows."""
-    run, loop, checkpoints = open_loop(recipe, store_url, raw_url, version)
+    lineage, loop, checkpoints = open_loop(recipe, store_url, raw_url, version)
     state = loop._state
     checkpoints.restore_newest(state)
-    batch = Rows(Path(run.require("tokenized_dataset").location) / "holdout").first(4)
+    batch = Rows(Path(lineage.require("tokenized_dataset").location) / "holdout").first(4)
     state.model.eval()
     with torch.no_grad():
         part = state.model(input_ids=batch["input_ids"], position_ids=batch["position_ids"]).logits
@@ -56,7 +56,7 @@ def train_with_changes(changes: str, *arguments: str) -> None:
     """The program `train`, with the backend's repairs taken back as told."""
     _take_back(json.loads(changes))
     sys.argv = ["train", *arguments]
-    cli.main("train", train.build)
+    program.main("train", train.build)
 
 
 def write_drift(recipe: str, store_url: str, raw_url: str, version: str, changes: str, out: str) -> None:
@@ -99,7 +99,7 @@ def _take_back(changes: dict[str, Any]) -> None:
         config = module.TrainingNeuronConfig
         module.TrainingNeuronConfig = lambda **kwargs: config(**{**kwargs, **changes["config"]})
     if "refusals" in changes:
-        neuron_ops.run.refuse_model = lambda recipe, config: None
+        neuron_ops.steps.addresses.refuse_model = lambda recipe, config: None
     if "platform" in changes:
         os.environ[stand_in.PLATFORM] = changes["platform"]
 

@@ -1,4 +1,4 @@
-"""Runs a step's program with the stand-in device: `python -m tests.neuron_on_cpu.program neuron_ops.train …`."""
+"""Runs a step's program with the stand-in device: `python -m tests.neuron_on_cpu.program neuron_ops.steps.train …`."""
 
 import os
 import runpy

@@ -11,24 +11,28 @@ import pytest
 
 from neuron_ops.backends import refuse_model
 from neuron_ops.errors import InvalidInput
-from neuron_ops.recipe import Recipe
-from tests.neuron_on_cpu.bench import TP2, TP4, make_recipe, make_run
+from neuron_ops.recipe.schema import Recipe
+from tests.neuron_on_cpu.bench import TP2, TP4, make_lineage, make_recipe
 from tests.neuron_ops.training.workbench import VERSION, Ended, Trainer, arguments
 
 pytestmark = pytest.mark.neuron_on_cpu
 
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-EVERY_LAYER: dict[str, Any] = {"graph__lora__target_modules": ALL, "training__steps": 2, "training__warmup_steps": 0}
+EVERY_LAYER: dict[str, Any] = {
+    "graph__lora__target_modules": ALL,
+    "training__max_steps": 2,
+    "training__warmup_steps": 0,
+}
 REPLICATED = 12
 """Factors that every rank holds whole, in two layers: lora_A of q, k, v, gate with up; lora_B of o, down."""
 
 
 def drift(trainer: Trainer, folder: Path, recipe: Recipe, changes: dict[str, Any]) -> dict[str, Any]:
     """After two steps: which replicated factors differ between ranks, and the gradient norms."""
-    run = make_run(folder, recipe)
+    lineage = make_lineage(folder, recipe)
     file, out = folder / "recipe.json", folder / "drift.json"
     file.write_text(recipe.to_json())
-    argv = [str(file), run.store.url, run.raw.url, VERSION, json.dumps(changes), str(out)]
+    argv = [str(file), lineage.store.url, lineage.raw.url, VERSION, json.dumps(changes), str(out)]
     ended = trainer.request(argv, ranks=2, call="tests.neuron_on_cpu.probes:write_drift")
     assert set(ended.codes) == {0}, ended.log
     found: dict[str, Any] = json.loads(out.read_text())
@@ -36,8 +40,8 @@ def drift(trainer: Trainer, folder: Path, recipe: Recipe, changes: dict[str, Any
 
 
 def train(trainer: Trainer, folder: Path, recipe: Recipe, ranks: int, changes: dict[str, Any]) -> Ended:
-    run = make_run(folder, recipe)
-    argv = [json.dumps(changes), *arguments(run, folder)]
+    lineage = make_lineage(folder, recipe)
+    argv = [json.dumps(changes), *arguments(lineage, folder)]
     return trainer.request(argv, ranks, call="tests.neuron_on_cpu.probes:train_with_changes")
 
 
@@ -102,7 +106,7 @@ def test_a_part_of_a_fused_layer_alone_fails_in_the_library_and_is_refused_by_us
     with pytest.raises(InvalidInput, match="Name all of them or none"):
         refuse_model(recipe, config_of(model))
 
-    monkeypatch.setattr("neuron_ops.run.refuse_model", lambda recipe, config: None)
+    monkeypatch.setattr("neuron_ops.steps.addresses.refuse_model", lambda recipe, config: None)
     failed = train(trainer, tmp_path, recipe, ranks=4, changes={"refusals": False})
 
     assert set(failed.codes) == {1}, failed.log

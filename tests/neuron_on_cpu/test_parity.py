@@ -9,19 +9,19 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from neuron_ops import cli, consolidate, evaluate, merge
-from neuron_ops.run import Run
-from neuron_ops.steps import BY_VERB
+from neuron_ops.steps import consolidate, evaluate, merge, program
+from neuron_ops.steps.addresses import Lineage
+from neuron_ops.steps.table import BY_VERB
 from tests.neuron_on_cpu.bench import (
     TP2,
     TP2_DP2,
     make_demo_recipe,
     make_demo_run,
+    make_lineage,
     make_recipe,
-    make_run,
     open_demo_run,
 )
-from tests.neuron_ops.training.workbench import Trainer, history_of, open_run
+from tests.neuron_ops.training.workbench import Trainer, history_of, open_lineage
 
 pytestmark = pytest.mark.neuron_on_cpu
 
@@ -30,15 +30,15 @@ FLOAT32, BFLOAT16 = 1e-5, 3e-2
 """Relative differences of logits that rounding explains."""
 
 
-def train(trainer: Trainer, folder: Path, model: Path, **overrides: Any) -> Run:
-    run = make_run(folder, make_recipe(model, **overrides))
-    ended = trainer.train(run)
+def train(trainer: Trainer, folder: Path, model: Path, **overrides: Any) -> Lineage:
+    lineage = make_lineage(folder, make_recipe(model, **overrides))
+    ended = trainer.train(lineage)
     assert set(ended.codes) == {0}, ended.log
-    return open_run(folder, run.recipe)
+    return open_lineage(folder, lineage.recipe)
 
 
-def rows_of(run: Run) -> list[dict[str, float]]:
-    return history_of(run.require("lora_checkpoints")).rows
+def rows_of(lineage: Lineage) -> list[dict[str, float]]:
+    return history_of(lineage.require("lora_checkpoints")).rows
 
 
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -75,15 +75,15 @@ def test_with_a_bfloat16_base_losses_differ_by_its_rounding_only(
         assert row == pytest.approx(other, rel=2e-2)
 
 
-def sharded_logits(trainer: Trainer, run: Run, folder: Path) -> dict[str, torch.Tensor]:
+def sharded_logits(trainer: Trainer, lineage: Lineage, folder: Path) -> dict[str, torch.Tensor]:
     """Logits and inputs of the sharded model after the training's last checkpoint."""
     file, out = folder / "recipe.json", folder / "logits.safetensors"
-    file.write_text(run.recipe.to_json())
+    file.write_text(lineage.recipe.to_json())
     argv, call = (
-        [str(file), run.store.url, run.raw.url, run.version, str(out)],
+        [str(file), lineage.store.url, lineage.raw.url, lineage.version, str(out)],
         "tests.neuron_on_cpu.probes:write_logits",
     )
-    ended = trainer.request(argv, ranks=run.recipe.hardware.tensor_parallel, call=call)
+    ended = trainer.request(argv, ranks=lineage.recipe.hardware.tensor_parallel_size, call=call)
     assert set(ended.codes) == {0}, ended.log
     return load_file(out)
 
@@ -92,20 +92,25 @@ def sharded_logits(trainer: Trainer, run: Run, folder: Path) -> dict[str, torch.
 def test_the_shipped_pipeline_from_rows_to_verdict(
     dtype: str, tolerance: float, trainer: Trainer, tmp_path: Path
 ) -> None:
-    recipe = make_demo_recipe(**TP2, graph__dtype=dtype, training__steps=20)
-    run = make_demo_run(tmp_path, recipe)
-    ended = trainer.train(run)
+    recipe = make_demo_recipe(**TP2, graph__dtype=dtype, training__max_steps=20)
+    lineage = make_demo_run(tmp_path, recipe)
+    ended = trainer.train(lineage)
     assert set(ended.codes) == {0}, ended.log
 
-    run = open_demo_run(tmp_path, recipe)
+    lineage = open_demo_run(tmp_path, recipe)
     for verb, build in (("consolidate", consolidate.build), ("merge", merge.build), ("evaluate", evaluate.build)):
-        cli.make(BY_VERB[verb], run, build)
+        program.make(BY_VERB[verb], lineage, build)
 
-    sharded = sharded_logits(trainer, run, tmp_path)
-    base, merged = (load(run.require(name).location, dtype) for name in ("base_model", "merged_model"))
-    assert distance(PeftModel.from_pretrained(base, run.require("consolidated_weights").location), sharded) <= tolerance
+    sharded = sharded_logits(trainer, lineage, tmp_path)
+    base, merged = (load(lineage.require(name).location, dtype) for name in ("base_model", "merged_model"))
+    assert (
+        distance(PeftModel.from_pretrained(base, lineage.require("consolidated_weights").location), sharded)
+        <= tolerance
+    )
     assert distance(merged, sharded) <= BFLOAT16, "the base is stored in bfloat16, so the merged model is as well"
-    checks = [check for name in ("consolidated_weights", "evaluation") for check in run.require(name).manifest.checks]
+    checks = [
+        check for name in ("consolidated_weights", "evaluation") for check in lineage.require(name).manifest.checks
+    ]
     assert {check.name for check in checks if check.passed} == {
         "adapter_is_complete",
         "better_than_base",

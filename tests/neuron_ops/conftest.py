@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from neuron_ops.artifacts import Address, Artifact, ArtifactStore, FileRecord, Manifest
+from neuron_ops.store.artifacts import Address, Artifact, ArtifactStore, FileRecord, Manifest
 
 BUCKETS = itertools.count()
 

@@ -8,18 +8,18 @@ import pytest
 from dagster import DagsterEventType, DagsterRunStatus
 
 from fine_tune_assets.partitions import PARTITIONS_NAME
-from neuron_ops.artifacts import MANIFEST, ArtifactStore
-from neuron_ops.raw import RawDatasets
-from neuron_ops.recipe_file import load_recipe
-from neuron_ops.run import Run
-from neuron_ops.steps import STEPS
+from neuron_ops.recipe.file import load_recipe
+from neuron_ops.steps.addresses import Lineage
+from neuron_ops.steps.table import STEPS
+from neuron_ops.store.artifacts import MANIFEST, ArtifactStore
+from neuron_ops.store.raw_datasets import RawDatasets
 from tests.cluster.deployment import Deployment
 from tests.fine_tune_assets.conftest import FEW_STEPS, RECIPE, Project, run_config
 from tests.fine_tune_assets.kubernetes.conftest import Deploy
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
-OVERRIDES: dict[str, Any] = {**FEW_STEPS, "training.steps": 60}
+OVERRIDES: dict[str, Any] = {**FEW_STEPS, "training.max_steps": 60}
 
 
 def test_the_whole_graph_is_made_in_pods_and_outlives_a_spot_interruption(
@@ -27,33 +27,33 @@ def test_the_whole_graph_is_made_in_pods_and_outlives_a_spot_interruption(
 ) -> None:
     spot = {"node_selector": {"capacity": "spot"}}
     deployment = deploy({"assets": {"lora_checkpoints": spot}}, module="fine_tune_assets.definitions")
-    cluster, run = deployment.cluster, _land("v1", f"s3://{bucket}/store", tmp_path)
+    cluster, lineage = deployment.cluster, _land("v1", f"s3://{bucket}/store", tmp_path)
     cluster.add_node("cpu-1")
     cluster.add_node("spot-1", labels={"capacity": "spot"})
 
     run_id = _launch(deployment, "v1")
-    cluster.wait_for(lambda: _checkpoints(run), "a checkpoint", 300)
+    cluster.wait_for(lambda: _checkpoints(lineage), "a checkpoint", 300)
     cluster.add_node("spot-2", labels={"capacity": "spot"})
     cluster.reclaim_node("spot-1", grace_seconds=10)
     ended = deployment.wait_for_end(run_id, 600)
 
     assert ended.status == DagsterRunStatus.SUCCESS, _story(deployment, run_id)
-    assert [step.artifact for step in STEPS if run.find(step.artifact) is None] == []
+    assert [step.artifact for step in STEPS if lineage.find(step.artifact) is None] == []
     pods = cluster.pods("app.kubernetes.io/component=step_worker")
     assert {pod["metadata"]["labels"]["dagster/op"] for pod in pods} == {step.artifact for step in STEPS}
     # The training went on where it was, on another node, and no retry was spent.
     assert deployment.events(run_id, DagsterEventType.STEP_UP_FOR_RETRY) == []
     assert "on node spot-2, started again after disruption 1" in _story(deployment, run_id)
-    assert int(str(run.require("lora_checkpoints").manifest.metrics["resumed_from_step"])) >= 2
+    assert int(str(lineage.require("lora_checkpoints").manifest.metrics["resumed_from_step"])) >= 2
     assert run_id in _children(f"s3://{bucket}/logs/storage")
 
 
-def _land(version: str, store: str, folder: Path) -> Run:
+def _land(version: str, store: str, folder: Path) -> Lineage:
     """A dataset version in S3; its addresses with the test's overrides."""
     raw = RawDatasets(f"{store}/raw")
     Project(folder).deliver(version)
     raw.land(version, folder / f"delivery-{version}")
-    return Run(load_recipe(RECIPE, OVERRIDES), ArtifactStore(store), raw, version)
+    return Lineage(load_recipe(RECIPE, OVERRIDES), ArtifactStore(store), raw, version)
 
 
 def _launch(deployment: Deployment, version: str) -> str:
@@ -69,9 +69,9 @@ def _launch(deployment: Deployment, version: str) -> str:
     return deployment.runs()[0].run_id
 
 
-def _checkpoints(run: Run) -> list[str]:
+def _checkpoints(lineage: Lineage) -> list[str]:
     """The finished ones: a training is resumed from no other."""
-    children, top = run.store.files.children, "lora_checkpoints/v1"
+    children, top = lineage.store.files.children, "lora_checkpoints/v1"
     parts = [f"{top}/{one}/{part}" for one in children(top) for part in children(f"{top}/{one}") if "step-" in part]
     return [part for part in parts if MANIFEST in children(part)]
 

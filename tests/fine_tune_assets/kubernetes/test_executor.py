@@ -19,11 +19,11 @@ from dagster._core.definitions.job_base import InMemoryJob
 
 from fine_tune_assets.kubernetes.executor import pod_executor
 from fine_tune_assets.kubernetes.pods import Pods
-from neuron_ops.artifacts import ArtifactStore
 from neuron_ops.errors import InvalidInput
-from neuron_ops.raw import RawDatasets
-from neuron_ops.recipe_file import load_recipe
-from neuron_ops.run import Run
+from neuron_ops.recipe.file import load_recipe
+from neuron_ops.steps.addresses import Lineage
+from neuron_ops.store.artifacts import ArtifactStore
+from neuron_ops.store.raw_datasets import RawDatasets
 from tests.cluster.deployment import Deployment, stop
 from tests.cluster.kinds import PODS
 from tests.cluster.objects import Object, dig
@@ -279,9 +279,11 @@ def _execute(deployment: Deployment, asset: str, **fields: str) -> "subprocess.P
 
 def _publish_graphs(store: str) -> None:
     """Compiled graphs of the recipe as if a run had made them, and the base model that they belong to."""
-    run = Run(load_recipe("llama3_8b_lora_trn1"), ArtifactStore(store), RawDatasets(store))
-    publish_files(run.store, run.plan("base_model").address, {"config.json": json.dumps(LLAMA_8B).encode()})
-    publish_files(run.store, run.plan("compiled_graph_cache").address, {"graphs.json": b"{}"})
+    lineage = Lineage(load_recipe("llama3_8b_lora_trn1"), ArtifactStore(store), RawDatasets(store))
+    publish_files(
+        lineage.store, lineage.provenance("base_model").address, {"config.json": json.dumps(LLAMA_8B).encode()}
+    )
+    publish_files(lineage.store, lineage.provenance("compiled_graph_cache").address, {"graphs.json": b"{}"})
 
 
 def _resumed(deployment: Deployment, run_id: str) -> bool:

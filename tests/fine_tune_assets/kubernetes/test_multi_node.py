@@ -20,21 +20,21 @@ from fine_tune_assets.kubernetes.multi_node import Patience, PodTraining, open_t
 from fine_tune_assets.kubernetes.multi_node_api import Api
 from fine_tune_assets.kubernetes.multi_node_manifests import ZONE, Training, manifests
 from fine_tune_assets.resources import fine_tuning
-from neuron_ops.ending import Ending
 from neuron_ops.errors import InvalidInput, OpsError, Unavailable
-from neuron_ops.recipe import HardwareSection
-from neuron_ops.steps import BY_VERB
+from neuron_ops.launch.outcome import ExitResult
+from neuron_ops.recipe.schema import HardwareSection
+from neuron_ops.steps.table import BY_VERB
 from tests.cluster.cluster import Cluster
 from tests.cluster.deployment import CHECKOUT
 from tests.cluster.kinds import JOBS, PODS, PYTORCH_JOBS, SERVICES
 from tests.cluster.objects import Object, name_of, uid_of
 from tests.cluster.pod_setup import Image
 from tests.fine_tune_assets.conftest import Project, run_config
+from tests.neuron_ops.compilers.played_compiler import CONFIG, Compiler
 from tests.neuron_ops.conftest import publish_files
-from tests.neuron_ops.graphs.played_compiler import CONFIG, Compiler
-from tests.neuron_ops.training.workbench import make_model, make_recipe, open_run
+from tests.neuron_ops.training.workbench import make_model, make_recipe, open_lineage
 
-# In place of neuron_ops.nodes: each node runs the test's lines of Python.
+# In place of neuron_ops.steps.nodes: each node runs the test's lines of Python.
 PROGRAM = """
 import os, sys, time
 
@@ -55,11 +55,12 @@ SLEEP = "print('node', node, 'is up', flush=True); time.sleep(600)"
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[Cluster]:
     """Two machines, and two images: the stand-in program, and this checkout."""
-    package = tmp_path / "image" / "neuron_ops"
+    package = tmp_path / "image" / "neuron_ops" / "steps"
     package.mkdir(parents=True)
+    (package.parent / "__init__.py").touch()
     (package / "__init__.py").touch()
     (package / "nodes.py").write_text(PROGRAM)
-    images = {"local/program": Image(environment={"PYTHONPATH": str(package.parent)}), "local/checkout": CHECKOUT}
+    images = {"local/program": Image(environment={"PYTHONPATH": str(package.parents[1])}), "local/checkout": CHECKOUT}
     with Cluster(tmp_path / "cluster", images=images) as made:
         made.add_node("machine-a")
         made.add_node("machine-b")
@@ -89,10 +90,10 @@ class Bench:
         api = Api(str(self.cluster.kubeconfig))
         return PodTraining(training, api, self.said.append, self.lines.append, PATIENCE)
 
-    def run(self, script: str) -> Ending:
+    def run(self, script: str) -> ExitResult:
         return self.training(script).run()
 
-    def run_while(self, script: str, happens: Callable[[], object]) -> Ending:
+    def run_while(self, script: str, happens: Callable[[], object]) -> ExitResult:
         """Run it, and let something happen once all nodes are up."""
         training = self.training(script)
         with ThreadPoolExecutor(1) as pool:
@@ -132,7 +133,7 @@ def test_every_node_learns_its_number_and_where_to_meet_and_its_log_is_followed(
     ending = bench.run("print('hello from', node, 'at', meeting)")
 
     port = Training("fine-tune-train-1", bench.hardware, (), {}).port
-    assert ending == Ending(0)
+    assert ending == ExitResult(0)
     # The test cluster has no DNS: names of headless Services become its one address.
     assert sorted(bench.lines) == [f"[node {node}] hello from {node} at 127.0.0.1:{port}\n" for node in (0, 1)]
     assert bench.said[0] == "Job fine-tune-train-1 was created: 2 pods, one for each node"
@@ -217,7 +218,7 @@ def test_a_node_that_is_done_before_the_others_may_go(bench: Bench, tmp_path: Pa
     wait = f"while node == 0 and not os.path.exists({str(tmp_path / 'end')!r}): time.sleep(0.1)"
     ending = bench.run_while(f"print('node', node, 'is up', flush=True)\n{wait}", take_the_second_node_away)
 
-    assert ending == Ending(0)
+    assert ending == ExitResult(0)
     assert_nothing_is_left(bench.cluster)
 
 
@@ -287,7 +288,7 @@ def test_an_api_server_that_stumbles_is_asked_again(bench: Bench) -> None:
     bench.cluster.fault("GET .*/jobs", reset=True, times=2)
     bench.cluster.fault("GET .*/log", status=500, times=1)
 
-    assert training.run() == Ending(0)
+    assert training.run() == ExitResult(0)
 
 
 def test_what_the_service_account_may_not_do_is_one_clear_error(bench: Bench) -> None:
@@ -310,7 +311,7 @@ def test_a_pytorch_job_is_followed_like_a_job(bench: Bench) -> None:
     ending = training.run()
     operator.join()
 
-    assert ending == Ending(0)
+    assert ending == ExitResult(0)
     assert sorted(bench.lines) == [f"[node {node}] hello from {node}\n" for node in (0, 1)]
     assert bench.cluster.objects(PYTORCH_JOBS) == []
 
@@ -332,7 +333,7 @@ def play_operator(cluster: Cluster) -> None:
 def test_two_pods_train_for_dagster_and_start_again_when_one_is_killed(
     cluster: Cluster, project: Project, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    two_pods = replace(project, overrides={**project.overrides, "training.steps": 30, "hardware.nodes": 2})
+    two_pods = replace(project, overrides={**project.overrides, "training.max_steps": 30, "hardware.nodes": 2})
     two_pods.deliver("v1")
     two_pods.register("v1")
     Bench(cluster, "local/checkout").launcher()
@@ -349,7 +350,7 @@ def test_two_pods_train_for_dagster_and_start_again_when_one_is_killed(
     ]
     assert f"node 1 (pod {killed.result()} on machine-" in restart
     assert "(OOMKilled)" in restart
-    metrics = two_pods.run("v1").require("lora_checkpoints").manifest.metrics
+    metrics = two_pods.lineage("v1").require("lora_checkpoints").manifest.metrics
     assert metrics["steps"] == 30
     assert metrics["resumed_from_step"] != 0
     assert "[node 0] " in (output := capfd.readouterr().out)
@@ -367,9 +368,9 @@ def test_two_pods_rehearse_and_the_first_publishes_what_it_compiled(
     two_pods = replace(project, recipe="llama3_8b_lora_trn1", overrides={"hardware.nodes": 2})
     two_pods.deliver("v1")
     two_pods.register("v1")
-    base = two_pods.run("v1").plan("base_model")
+    base = two_pods.lineage("v1").provenance("base_model")
     publish_files(
-        two_pods.run("v1").store, base.address, {"config.json": json.dumps(CONFIG).encode()}, reads=base.reads
+        two_pods.lineage("v1").store, base.address, {"config.json": json.dumps(CONFIG).encode()}, reads=base.reads
     )
     for letter in "ab":
         cluster.add_node(f"trn1-{letter}", TRN1, {"node.kubernetes.io/instance-type": "trn1.32xlarge", ZONE: "a"})
@@ -383,7 +384,7 @@ def test_two_pods_rehearse_and_the_first_publishes_what_it_compiled(
     assert result.success, lines
     assert [line for line in lines if line.startswith("Job fine-tune-compile-") and line.endswith("one for each node")]
     assert "rehearsing training in 64 processes with neuron_parallel_compile" in lines
-    artifact = two_pods.run("v1").require("compiled_graph_cache")
+    artifact = two_pods.lineage("v1").require("compiled_graph_cache")
     assert {Path(file.name).parent.name for file in artifact.manifest.files} == {"", "MODULE_a+1"}
     assert [len(neuron.calls(node)) for node in (0, 1)] == [1, 1]
     assert_nothing_is_left(cluster)
@@ -417,13 +418,13 @@ def kill_a_pod_after_a_checkpoint(cluster: Cluster, project: Project) -> str:
 def test_a_process_that_is_in_no_pod_cannot_start_others(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = open_run(tmp_path, make_recipe(make_model(tmp_path / "model"), hardware__nodes=2))
+    lineage = open_lineage(tmp_path, make_recipe(make_model(tmp_path / "model"), hardware__nodes=2))
     monkeypatch.setenv("KUBECONFIG", str(cluster.kubeconfig))
 
     monkeypatch.setenv("FINE_TUNE_OWN_POD", f"{cluster.namespace}/nobody")
     with pytest.raises(InvalidInput, match="There is no pod 'nobody' in namespace 'default'"):
-        open_training(BY_VERB["train"], run, "1", lambda text: None)
+        open_training(BY_VERB["train"], lineage, "1", lambda text: None)
 
     monkeypatch.delenv("FINE_TUNE_OWN_POD")
     with pytest.raises(InvalidInput, match="this process is in no pod"):
-        open_training(BY_VERB["train"], run, "1", lambda text: None)
+        open_training(BY_VERB["train"], lineage, "1", lambda text: None)

@@ -6,9 +6,9 @@ import kubernetes_validate
 import pytest
 
 from fine_tune_assets.kubernetes.multi_node_manifests import Object, Training, manifests
-from neuron_ops.recipe import HardwareSection
+from neuron_ops.recipe.schema import HardwareSection
 
-TRN1 = HardwareSection(backend="neuron", instance_type="trn1.32xlarge", tensor_parallel=8, nodes=4)
+TRN1 = HardwareSection(backend="neuron", instance_type="trn1.32xlarge", tensor_parallel_size=8, nodes=4)
 CPU = HardwareSection(nodes=2, processes=2)
 SCHEMAS = ("1.30", "1.33", "1.36")
 
@@ -114,10 +114,10 @@ def test_each_pod_is_found_by_the_name_that_the_others_look_for() -> None:
     meeting = f"fine-tune-train-4f1c-0-0-0.fine-tune-train-4f1c-0-0:{port}"
     assert container["command"][1:] == [
         "-m",
-        "neuron_ops.nodes",
+        "neuron_ops.steps.nodes",
         "--node",
         "$(JOB_COMPLETION_INDEX)",
-        "--meet",
+        "--rendezvous",
         meeting,
     ]
     assert container["args"] == ["train", "--recipe", '{"name": "$$(x)"}'], "Kubernetes would fill in $(x)"

@@ -10,9 +10,9 @@ from fine_tune_assets.kubernetes.pod_config import pod_config, refuse_accelerato
 from fine_tune_assets.kubernetes.pods import Pods
 from fine_tune_assets.kubernetes.resources import ACCELERATORS
 from neuron_ops.errors import InvalidInput
-from neuron_ops.recipe import Recipe
-from neuron_ops.recipe_file import load_recipe
-from neuron_ops.steps import BY_ARTIFACT, STEPS
+from neuron_ops.recipe.file import load_recipe
+from neuron_ops.recipe.schema import Recipe
+from neuron_ops.steps.table import BY_ARTIFACT, STEPS
 
 PODS = Pods.model_validate(
     {

@@ -11,8 +11,8 @@ from fine_tune_assets.kubernetes.preflight import preflight
 from fine_tune_assets.settings import Settings
 from neuron_ops.errors import InvalidInput, Unavailable
 from neuron_ops.planning.forecast import Problem
-from neuron_ops.recipe import Recipe
-from neuron_ops.recipe_file import load_recipe
+from neuron_ops.recipe.file import load_recipe
+from neuron_ops.recipe.schema import Recipe
 from tests.cluster.cluster import Cluster
 from tests.cluster.kinds import (
     CLAIMS,

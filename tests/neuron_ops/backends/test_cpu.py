@@ -9,7 +9,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from neuron_ops.backends.cpu import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CpuBackend
-from neuron_ops.recipe import Recipe
+from neuron_ops.recipe.schema import Recipe
 from neuron_ops.training.batches import Rows
 from tests.neuron_ops.training.workbench import make_model, make_recipe, make_rows
 

@@ -4,12 +4,14 @@ import pytest
 
 from neuron_ops.backends import layout
 from neuron_ops.errors import InvalidInput
-from neuron_ops.recipe_file import load_recipe
+from neuron_ops.recipe.file import load_recipe
 
 
 @pytest.mark.parametrize("backend", ["cpu", "cuda"])
 def test_neurons_flash_kernel_is_refused_elsewhere(backend: str) -> None:
-    recipe = load_recipe("tiny_llama_cpu", {"hardware.backend": backend, "graph.attention": "flash"})
+    recipe = load_recipe(
+        "tiny_llama_cpu", {"hardware.backend": backend, "graph.attn_implementation": "flash_attention_2"}
+    )
 
     with pytest.raises(InvalidInput, match=f"flash.* is '{backend}'. Use 'sdpa' or 'eager'"):
         layout(recipe)

@@ -8,8 +8,8 @@ import pytest
 from neuron_ops.backends import environment, layout, refuse_model, rendezvous_environment, toolchain
 from neuron_ops.backends.neuron import INSTANCES
 from neuron_ops.errors import InvalidInput
-from neuron_ops.recipe import Recipe
-from neuron_ops.recipe_file import load_recipe
+from neuron_ops.recipe.file import load_recipe
+from neuron_ops.recipe.schema import Recipe
 
 LLAMA_8B = {"num_attention_heads": 32, "num_key_value_heads": 8, "intermediate_size": 14336, "vocab_size": 128256}
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -24,10 +24,13 @@ def trainium(**changes: Any) -> Recipe:
     ("changes", "words"),
     [
         ({"dataset__packing": True}, ["dataset.packing is true", "Set it to false"]),
-        ({"graph__attention": "sdpa"}, ["graph.attention is 'sdpa'", "'eager'"]),
-        ({"graph__attention": "flash"}, ["multiples of 2048", "sequence_length is 1024"]),
+        ({"graph__attn_implementation": "sdpa"}, ["graph.attn_implementation is 'sdpa'", "'eager'"]),
+        ({"graph__attn_implementation": "flash_attention_2"}, ["multiples of 2048", "sequence_length is 1024"]),
         ({"graph__torch_compile": True}, ["graph.torch_compile is true", "Set it to false"]),
-        ({"graph__sequence_length": 1000, "hardware__tensor_parallel": 16}, ["sequence_length is 1000", "multiple of"]),
+        (
+            {"graph__sequence_length": 1000, "hardware__tensor_parallel_size": 16},
+            ["sequence_length is 1000", "multiple of"],
+        ),
         ({"graph__lora__target_modules": ["up_proj"]}, ["names up_proj without gate_proj", "all of them or none"]),
     ],
 )
@@ -39,25 +42,31 @@ def test_what_trainium_cannot_do_is_refused_by_the_recipe_alone(changes: dict[st
 
 
 def test_the_flash_kernel_is_for_whole_blocks_of_tokens() -> None:
-    assert layout(trainium(graph__attention="flash", graph__sequence_length=4096)).world_size == 32
+    assert (
+        layout(trainium(graph__attn_implementation="flash_attention_2", graph__sequence_length=4096)).world_size == 32
+    )
 
 
 @pytest.mark.parametrize(
     ("changes", "config", "words"),
     [
-        ({}, {"num_attention_heads": 20}, ["num_attention_heads of 20", "tensor_parallel is 8"]),
+        ({}, {"num_attention_heads": 20}, ["num_attention_heads of 20", "tensor_parallel_size is 8"]),
         ({}, {"intermediate_size": 14340}, ["intermediate_size of 14340"]),
         ({}, {"vocab_size": 128259}, ["vocab_size of 128259"]),
         ({}, {"vocab_size": None}, ["says nothing about vocab_size", "Llama models only"]),
         ({}, {"num_key_value_heads": 6}, ["6 key-value heads", "divisor or a multiple of 6"]),
-        ({"hardware__tensor_parallel": 16}, {}, ["q_proj, v_proj without k_proj", "16 tensor-parallel ranks over 8"]),
         (
-            {"hardware__tensor_parallel": 16, "hardware__instance_type": "ml.trn2.48xlarge"},
+            {"hardware__tensor_parallel_size": 16},
+            {},
+            ["q_proj, v_proj without k_proj", "16 tensor-parallel ranks over 8"],
+        ),
+        (
+            {"hardware__tensor_parallel_size": 16, "hardware__instance_type": "ml.trn2.48xlarge"},
             {},
             ["on trn2", "Use at most 8"],
         ),
         (
-            {"graph__attention": "flash", "graph__sequence_length": 2048},
+            {"graph__attn_implementation": "flash_attention_2", "graph__sequence_length": 2048},
             {"attention_dropout": 0.1},
             ["attention_dropout is 0.1", "'eager'"],
         ),
@@ -76,9 +85,9 @@ def test_a_model_that_cannot_be_divided_is_refused(
     "changes",
     [
         {},
-        {"hardware__tensor_parallel": 16, "graph__lora__target_modules": ALL},
-        {"hardware__tensor_parallel": 32, "graph__lora__target_modules": ["gate_proj", "up_proj", "down_proj"]},
-        {"hardware__tensor_parallel": 8, "hardware__instance_type": "trn2.48xlarge"},
+        {"hardware__tensor_parallel_size": 16, "graph__lora__target_modules": ALL},
+        {"hardware__tensor_parallel_size": 32, "graph__lora__target_modules": ["gate_proj", "up_proj", "down_proj"]},
+        {"hardware__tensor_parallel_size": 8, "hardware__instance_type": "trn2.48xlarge"},
     ],
 )
 def test_a_model_that_can_be_divided_is_not(changes: dict[str, Any]) -> None:
@@ -88,7 +97,7 @@ def test_a_model_that_can_be_divided_is_not(changes: dict[str, Any]) -> None:
 def test_a_model_without_grouped_heads_has_as_many_as_queries() -> None:
     config = {name: value for name, value in LLAMA_8B.items() if name != "num_key_value_heads"}
 
-    refuse_model(trainium(hardware__tensor_parallel=32), config)
+    refuse_model(trainium(hardware__tensor_parallel_size=32), config)
 
 
 def test_other_backends_take_any_model() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from neuron_ops.backends import open_backend
 from neuron_ops.errors import InvalidInput
-from neuron_ops.recipe_file import load_recipe
+from neuron_ops.recipe.file import load_recipe
 
 
 @pytest.mark.skipif(importlib.util.find_spec("torch_xla") is not None, reason="Trainium's libraries are here")

@@ -6,27 +6,27 @@ from typing import Any
 
 import pytest
 
-from neuron_ops.artifacts import Artifact, ArtifactStore
-from neuron_ops.raw import RawDatasets
-from neuron_ops.recipe import package_path
-from neuron_ops.recipe_file import load_recipe
-from neuron_ops.run import Run
+from neuron_ops.recipe.file import load_recipe
+from neuron_ops.recipe.schema import package_path
+from neuron_ops.steps.addresses import Lineage
+from neuron_ops.store.artifacts import Artifact, ArtifactStore
+from neuron_ops.store.raw_datasets import RawDatasets
 from tests.neuron_ops.conftest import publish_files
 
-MakeRun = Callable[..., Run]
+MakeLineage = Callable[..., Lineage]
 VERSION = "v1"
 
 
 @pytest.fixture
-def make_run(tmp_path: Path) -> MakeRun:
-    """A run of the demo's recipe, changed by keyword: `training__steps=3` overrides training.steps."""
+def make_lineage(tmp_path: Path) -> MakeLineage:
+    """A run of the demo's recipe, changed by keyword: `training__max_steps=3` overrides training.max_steps."""
 
-    def make(recipe: str = "tiny_llama_cpu", rows: list[str] | None = None, **overrides: Any) -> Run:
+    def make(recipe: str = "tiny_llama_cpu", rows: list[str] | None = None, **overrides: Any) -> Lineage:
         raw = RawDatasets(str(tmp_path / "raw"))
         if not raw.has_landed(VERSION):
             deliver(raw, tmp_path / "delivery", demo_rows() if rows is None else rows)
         changed = {name.replace("__", "."): value for name, value in overrides.items()}
-        return Run(load_recipe(recipe, changed), ArtifactStore(str(tmp_path / "store")), raw, VERSION)
+        return Lineage(load_recipe(recipe, changed), ArtifactStore(str(tmp_path / "store")), raw, VERSION)
 
     return make
 
@@ -45,14 +45,14 @@ def deliver(raw: RawDatasets, folder: Path, rows: list[str]) -> None:
     raw.land(VERSION, folder)
 
 
-def publish(run: Run, artifact: str, contents: dict[str, bytes], **fields: Any) -> Artifact:
+def publish(lineage: Lineage, artifact: str, contents: dict[str, bytes], **fields: Any) -> Artifact:
     """Finish an artifact at its address, with what its plan says that it reads."""
-    plan = run.plan(artifact)
-    return publish_files(run.store, plan.address, contents, reads=plan.reads, inputs=plan.inputs, **fields)
+    plan = lineage.provenance(artifact)
+    return publish_files(lineage.store, plan.address, contents, reads=plan.reads, inputs=plan.inputs, **fields)
 
 
-def fetch_base(run: Run) -> Artifact:
+def fetch_base(lineage: Lineage) -> Artifact:
     """Finish base_model with the files of the folder that the recipe names."""
-    folder = package_path(str(run.recipe.base_model.path))
+    folder = package_path(str(lineage.recipe.base_model.path))
     assert folder is not None
-    return publish(run, "base_model", {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()})
+    return publish(lineage, "base_model", {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()})

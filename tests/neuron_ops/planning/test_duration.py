@@ -4,32 +4,34 @@ import pytest
 
 from neuron_ops.backends import layout
 from neuron_ops.backends.neuron import INSTANCES
+from neuron_ops.models.shape import ModelShape
 from neuron_ops.planning.assumptions import MACHINES, UTILIZATION
-from neuron_ops.planning.duration import DurationPlan, flops_per_token, plan_duration
-from neuron_ops.planning.exposure import plan_exposure
-from neuron_ops.planning.graphs import GraphsPlan
-from neuron_ops.planning.model_shape import ModelShape
+from neuron_ops.planning.duration import DurationForecast, flops_per_token, forecast_duration
+from neuron_ops.planning.epochs import forecast_epochs
+from neuron_ops.planning.graphs import GraphCacheForecast
 from neuron_ops.planning.quantities import Range
-from neuron_ops.recipe_file import load_recipe
-from neuron_ops.run import Run
-from tests.neuron_ops.planning.conftest import MakeRun, fetch_base, publish
+from neuron_ops.recipe.file import load_recipe
+from neuron_ops.steps.addresses import Lineage
+from tests.neuron_ops.planning.conftest import MakeLineage, fetch_base, publish
 from tests.neuron_ops.planning.llama import LLAMA_8B
 
-HIT = GraphsPlan("compiled_graph_cache/1", is_hit=True)
-MISS = GraphsPlan("compiled_graph_cache/1")
+HIT = GraphCacheForecast("compiled_graph_cache/1", is_hit=True)
+MISS = GraphCacheForecast("compiled_graph_cache/1")
 TRN1 = "llama3_8b_lora_trn1"
 
 
-def planned(run: Run, graphs: GraphsPlan = HIT, shape: ModelShape | None = LLAMA_8B) -> DurationPlan:
-    world = layout(run.recipe)
-    return plan_duration(run, world, plan_exposure(run.recipe, world, None), graphs, shape)
+def planned(
+    lineage: Lineage, graphs: GraphCacheForecast = HIT, shape: ModelShape | None = LLAMA_8B
+) -> DurationForecast:
+    world = layout(lineage.recipe)
+    return forecast_duration(lineage, world, forecast_epochs(lineage.recipe, world, None), graphs, shape)
 
 
-def finish_training(run: Run, tokens_per_second: float) -> None:
+def finish_training(lineage: Lineage, tokens_per_second: float) -> None:
     """A finished training of the run's recipe, with what it needs; what is finished already stays as it is."""
-    fetch_base(run)
-    publish(run, "tokenized_dataset", {"report.json": b"{}"})
-    publish(run, "lora_checkpoints", {"checkpoints.json": b"{}"}, metrics={"tokens_per_second": tokens_per_second})
+    fetch_base(lineage)
+    publish(lineage, "tokenized_dataset", {"report.json": b"{}"})
+    publish(lineage, "lora_checkpoints", {"checkpoints.json": b"{}"}, metrics={"tokens_per_second": tokens_per_second})
 
 
 def test_a_frozen_base_costs_two_forward_and_two_backward_operations_a_parameter() -> None:
@@ -51,8 +53,8 @@ def test_what_aws_published_for_trn1_lies_at_the_upper_end_of_the_assumed_utiliz
     assert UTILIZATION.high == pytest.approx(reached, abs=0.01)
 
 
-def test_trainiums_time_and_price_are_ranges_that_say_what_was_assumed(make_run: MakeRun) -> None:
-    plan = planned(make_run(TRN1), MISS)
+def test_trainiums_time_and_price_are_ranges_that_say_what_was_assumed(make_lineage: MakeLineage) -> None:
+    plan = planned(make_lineage(TRN1), MISS)
 
     # 32 cores of 95.5 TFLOPS at 5 to 20 %, 14,745,600 tokens.
     slow = 32 * 95.5e12 * 0.05 / flops_per_token(load_recipe(TRN1), LLAMA_8B)
@@ -69,8 +71,8 @@ def test_trainiums_time_and_price_are_ranges_that_say_what_was_assumed(make_run:
     assert "check it" in plan.price_source
 
 
-def test_compiled_graphs_cost_nothing(make_run: MakeRun) -> None:
-    assert planned(make_run(TRN1), HIT).compile_seconds == Range.exactly(0)
+def test_compiled_graphs_cost_nothing(make_lineage: MakeLineage) -> None:
+    assert planned(make_lineage(TRN1), HIT).compile_seconds == Range.exactly(0)
 
 
 def test_every_instance_type_has_a_peak_and_a_price() -> None:
@@ -78,39 +80,39 @@ def test_every_instance_type_has_a_peak_and_a_price() -> None:
 
 
 @pytest.mark.parametrize("name", ["trn1.32xlarge", "ml.trn1.32xlarge"])
-def test_a_price_of_ones_own_replaces_the_published_one_for_each_node(make_run: MakeRun, name: str) -> None:
-    run = make_run(TRN1, hardware__usd_per_hour=10.0, hardware__instance_type=name)
+def test_a_price_of_ones_own_replaces_the_published_one_for_each_node(make_lineage: MakeLineage, name: str) -> None:
+    lineage = make_lineage(TRN1, hardware__usd_per_hour=10.0, hardware__instance_type=name)
 
-    plan = planned(run)
+    plan = planned(lineage)
 
     assert (plan.usd_per_hour, plan.price_source) == (10.0, "hardware.usd_per_hour")
 
 
-def test_a_model_of_unknown_size_has_no_time(make_run: MakeRun) -> None:
-    plan = planned(make_run(TRN1), MISS, shape=None)
+def test_a_model_of_unknown_size_has_no_time(make_lineage: MakeLineage) -> None:
+    plan = planned(make_lineage(TRN1), MISS, shape=None)
 
     assert plan.training_seconds is plan.usd is None
     assert "until base_model is materialized" in plan.rate_source
 
 
-def test_no_rate_is_invented_for_a_cpu(make_run: MakeRun) -> None:
-    plan = planned(make_run(), MISS)
+def test_no_rate_is_invented_for_a_cpu(make_lineage: MakeLineage) -> None:
+    plan = planned(make_lineage(), MISS)
 
     assert plan.tokens_per_second is plan.training_seconds is plan.usd is None
     assert plan.rate_source.startswith("not estimated")
     assert plan.compile_seconds == Range.exactly(0)
 
 
-def test_torch_compile_is_not_estimated(make_run: MakeRun) -> None:
-    assert planned(make_run(graph__torch_compile=True), MISS).compile_seconds is None
+def test_torch_compile_is_not_estimated(make_lineage: MakeLineage) -> None:
+    assert planned(make_lineage(graph__torch_compile=True), MISS).compile_seconds is None
 
 
-def test_finished_trainings_with_the_same_graph_tell_their_own_rate(make_run: MakeRun) -> None:
-    finish_training(make_run(training__seed=1), 1_000.0)
-    finish_training(make_run(training__seed=2), 1_500.0)
-    finish_training(make_run(training__seed=3, graph__micro_batch_size=8), 9_000.0)
+def test_finished_trainings_with_the_same_graph_tell_their_own_rate(make_lineage: MakeLineage) -> None:
+    finish_training(make_lineage(training__seed=1), 1_000.0)
+    finish_training(make_lineage(training__seed=2), 1_500.0)
+    finish_training(make_lineage(training__seed=3, graph__micro_batch_size=8), 9_000.0)
 
-    plan = planned(make_run(training__steps=60))
+    plan = planned(make_lineage(training__max_steps=60))
 
     # 60 steps of 4 x 256 tokens.
     assert plan.tokens_per_second == Range(1_000.0, 1_500.0)

@@ -7,15 +7,15 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from neuron_ops.artifacts import ArtifactStore, CheckRecord
 from neuron_ops.errors import InvalidInput, MissingArtifact
 from neuron_ops.planning.forecast import Forecast, make_forecast
-from neuron_ops.raw import RawDatasets
-from neuron_ops.recipe import package_path
-from neuron_ops.recipe_file import load_recipe
-from neuron_ops.run import Run
-from neuron_ops.steps import STEPS
-from tests.neuron_ops.planning.conftest import MakeRun, fetch_base, publish
+from neuron_ops.recipe.file import load_recipe
+from neuron_ops.recipe.schema import package_path
+from neuron_ops.steps.addresses import Lineage
+from neuron_ops.steps.table import STEPS
+from neuron_ops.store.artifacts import ArtifactStore, CheckRecord
+from neuron_ops.store.raw_datasets import RawDatasets
+from tests.neuron_ops.planning.conftest import MakeLineage, fetch_base, publish
 from tests.neuron_ops.planning.llama import LLAMA_8B_CONFIG
 
 TRN1 = "llama3_8b_lora_trn1"
@@ -54,8 +54,8 @@ def llama_recipe(llama: Path) -> dict[str, Any]:
     }
 
 
-def test_the_demo_is_a_go_and_nothing_is_written(make_run: MakeRun, tmp_path: Path) -> None:
-    forecast = make_forecast(make_run())
+def test_the_demo_is_a_go_and_nothing_is_written(make_lineage: MakeLineage, tmp_path: Path) -> None:
+    forecast = make_forecast(make_lineage())
 
     assert forecast.is_go
     assert refusals(forecast) == []
@@ -64,8 +64,10 @@ def test_the_demo_is_a_go_and_nothing_is_written(make_run: MakeRun, tmp_path: Pa
     assert not (tmp_path / "store").exists()
 
 
-def test_a_folder_that_was_not_fetched_yet_is_planned_from_its_own_files(make_run: MakeRun, llama: Path) -> None:
-    forecast = make_forecast(make_run(TRN1, **llama_recipe(llama)))
+def test_a_folder_that_was_not_fetched_yet_is_planned_from_its_own_files(
+    make_lineage: MakeLineage, llama: Path
+) -> None:
+    forecast = make_forecast(make_lineage(TRN1, **llama_recipe(llama)))
 
     assert forecast.is_go
     assert forecast.data is not None
@@ -76,8 +78,8 @@ def test_a_folder_that_was_not_fetched_yet_is_planned_from_its_own_files(make_ru
     assert forecast.duration.usd is not None
 
 
-def test_a_model_that_was_never_fetched_is_unknown_and_the_rest_is_planned(make_run: MakeRun) -> None:
-    forecast = make_forecast(make_run(TRN1))
+def test_a_model_that_was_never_fetched_is_unknown_and_the_rest_is_planned(make_lineage: MakeLineage) -> None:
+    forecast = make_forecast(make_lineage(TRN1))
 
     assert forecast.is_go
     assert forecast.model is forecast.memory is None
@@ -95,91 +97,91 @@ class Refused(NamedTuple):
 @pytest.mark.parametrize(
     "case",
     [
-        Refused("tiny_llama_cpu", {"hardware__tensor_parallel": 2}, ["backend cpu is data-parallel only"]),
-        Refused("tiny_llama_cpu", {"graph__attention": "flash"}, ["Use 'sdpa' or 'eager'"]),
+        Refused("tiny_llama_cpu", {"hardware__tensor_parallel_size": 2}, ["backend cpu is data-parallel only"]),
+        Refused("tiny_llama_cpu", {"graph__attn_implementation": "flash_attention_2"}, ["Use 'sdpa' or 'eager'"]),
         Refused(TRN1, {"hardware__instance_type": "p5.48xlarge"}, ["backend neuron needs one of trn1.2xlarge"]),
         Refused(TRN1, {"hardware__processes": 8}, ["32 cores and idle cores are paid for"]),
         Refused(TRN1, {"dataset__packing": True}, ["no mask between packed rows"]),
-        Refused(TRN1, {"graph__attention": "flash"}, ["takes multiples of 2048 tokens"]),
+        Refused(TRN1, {"graph__attn_implementation": "flash_attention_2"}, ["takes multiples of 2048 tokens"]),
         Refused("tiny_llama_cpu", {"dataset__pad_token": "<|eot_id|>"}, ["is also its eos_token"]),
         Refused("tiny_llama_cpu", {"base_model__path": "/nowhere"}, ["/nowhere has no config.json"]),
         Refused(
             "tiny_llama_cpu",
-            {"dataset__holdout_fraction": 1e-9, "hardware__tensor_parallel": 2},
+            {"dataset__holdout_fraction": 1e-9, "hardware__tensor_parallel_size": 2},
             ["No row is held out", "data-parallel only"],
         ),
     ],
     ids=lambda case: case.says[0][:40],
 )
-def test_whatever_would_fail_later_is_told_now_and_once(make_run: MakeRun, case: Refused) -> None:
-    forecast = make_forecast(make_run(case.recipe, **case.overrides))
+def test_whatever_would_fail_later_is_told_now_and_once(make_lineage: MakeLineage, case: Refused) -> None:
+    forecast = make_forecast(make_lineage(case.recipe, **case.overrides))
 
     assert not forecast.is_go
     assert len(refusals(forecast)) == len(case.says)
     assert all(says in text for says, text in zip(case.says, refusals(forecast), strict=True))
 
 
-def test_too_little_memory_is_a_no_go_before_the_model_is_fetched(make_run: MakeRun, llama: Path) -> None:
-    overrides = {**llama_recipe(llama), "hardware__tensor_parallel": 1, "graph__dtype": "float32"}
+def test_too_little_memory_is_a_no_go_before_the_model_is_fetched(make_lineage: MakeLineage, llama: Path) -> None:
+    overrides = {**llama_recipe(llama), "hardware__tensor_parallel_size": 1, "graph__dtype": "float32"}
 
-    forecast = make_forecast(make_run(TRN1, **overrides))
+    forecast = make_forecast(make_lineage(TRN1, **overrides))
 
     assert "Each core would need at least" in refusals(forecast)[0]
-    assert "hardware.tensor_parallel" in refusals(forecast)[0]
+    assert "hardware.tensor_parallel_size" in refusals(forecast)[0]
 
 
-def test_a_model_that_the_hardware_cannot_divide_is_a_no_go(make_run: MakeRun, llama: Path) -> None:
-    overrides = {**llama_recipe(llama), "hardware__tensor_parallel": 32}
+def test_a_model_that_the_hardware_cannot_divide_is_a_no_go(make_lineage: MakeLineage, llama: Path) -> None:
+    overrides = {**llama_recipe(llama), "hardware__tensor_parallel_size": 32}
 
-    forecast = make_forecast(make_run(TRN1, **overrides))
+    forecast = make_forecast(make_lineage(TRN1, **overrides))
 
     (refusal,) = refusals(forecast)
     assert "k_proj" in refusal, "with more ranks than key-value heads, queries, keys and values are adapted together"
     assert forecast.memory is not None, "and the rest is planned all the same"
 
 
-def test_the_environment_of_the_training_processes_is_part_of_the_plan(make_run: MakeRun) -> None:
-    assert make_forecast(make_run(hardware__threads=3)).environment["OMP_NUM_THREADS"] == "3"
-    assert make_forecast(make_run(TRN1)).environment["MALLOC_ARENA_MAX"] == "64"
-    assert make_forecast(make_run(hardware__tensor_parallel=2)).environment == {}
+def test_the_environment_of_the_training_processes_is_part_of_the_plan(make_lineage: MakeLineage) -> None:
+    assert make_forecast(make_lineage(hardware__threads=3)).environment["OMP_NUM_THREADS"] == "3"
+    assert make_forecast(make_lineage(TRN1)).environment["MALLOC_ARENA_MAX"] == "64"
+    assert make_forecast(make_lineage(hardware__tensor_parallel_size=2)).environment == {}
 
 
-def test_memory_that_may_not_suffice_is_a_warning(make_run: MakeRun, llama: Path) -> None:
-    forecast = make_forecast(make_run(TRN1, **llama_recipe(llama), graph__micro_batch_size=6))
+def test_memory_that_may_not_suffice_is_a_warning(make_lineage: MakeLineage, llama: Path) -> None:
+    forecast = make_forecast(make_lineage(TRN1, **llama_recipe(llama), graph__micro_batch_size=6))
 
     assert forecast.is_go
     assert any(text.startswith("Each core may need up to") for text in warnings(forecast))
 
 
-def test_sequences_that_the_base_model_was_not_made_for_are_a_warning(make_run: MakeRun) -> None:
-    longer = make_forecast(make_run(graph__sequence_length=520))
+def test_sequences_that_the_base_model_was_not_made_for_are_a_warning(make_lineage: MakeLineage) -> None:
+    longer = make_forecast(make_lineage(graph__sequence_length=520))
 
     assert any("graph.sequence_length is 520" in text and "made for 512 tokens" in text for text in warnings(longer))
-    assert not any("max_position_embeddings" in text for text in warnings(make_forecast(make_run())))
+    assert not any("max_position_embeddings" in text for text in warnings(make_forecast(make_lineage())))
 
 
-def test_another_architecture_is_refused_before_it_is_fetched(make_run: MakeRun, llama: Path) -> None:
+def test_another_architecture_is_refused_before_it_is_fetched(make_lineage: MakeLineage, llama: Path) -> None:
     (llama / "config.json").write_text(json.dumps({**LLAMA_8B_CONFIG, "architectures": ["MambaForCausalLM"]}))
 
-    forecast = make_forecast(make_run(TRN1, **llama_recipe(llama)))
+    forecast = make_forecast(make_lineage(TRN1, **llama_recipe(llama)))
 
     assert "only ['LlamaForCausalLM'] is supported" in refusals(forecast)[0]
 
 
-def test_a_config_that_is_no_json_is_a_no_go(make_run: MakeRun, llama: Path) -> None:
+def test_a_config_that_is_no_json_is_a_no_go(make_lineage: MakeLineage, llama: Path) -> None:
     (llama / "config.json").write_text("{")
 
-    assert "is not JSON" in refusals(make_forecast(make_run(TRN1, **llama_recipe(llama))))[0]
+    assert "is not JSON" in refusals(make_forecast(make_lineage(TRN1, **llama_recipe(llama))))[0]
 
 
-def test_nothing_is_built_on_an_artifact_whose_check_failed(make_run: MakeRun) -> None:
-    run = make_run()
-    fetch_base(run)
+def test_nothing_is_built_on_an_artifact_whose_check_failed(make_lineage: MakeLineage) -> None:
+    lineage = make_lineage()
+    fetch_base(lineage)
     failed = CheckRecord(name="answers_are_in_the_loss", passed=False, description="0.0% of the tokens are learned")
-    report = package_report(run)
-    publish(run, "tokenized_dataset", {"report.json": report}, checks=(failed,))
+    report = package_report(lineage)
+    publish(lineage, "tokenized_dataset", {"report.json": report}, checks=(failed,))
 
-    forecast = make_forecast(make_run())
+    forecast = make_forecast(make_lineage())
 
     assert len(refusals(forecast)) == 1
     assert "failed its check 'answers_are_in_the_loss'" in refusals(forecast)[0]
@@ -187,74 +189,76 @@ def test_nothing_is_built_on_an_artifact_whose_check_failed(make_run: MakeRun) -
 
 @pytest.mark.parametrize("artifact", ["base_model", "lora_checkpoints"])
 def test_a_manifest_that_cannot_be_read_stops_only_whom_it_concerns(
-    make_run: MakeRun, tmp_path: Path, artifact: str
+    make_lineage: MakeLineage, tmp_path: Path, artifact: str
 ) -> None:
-    run = make_run()
-    fetch_base(run)
-    publish(run, "tokenized_dataset", {"report.json": package_report(run)})
-    made = run.find(artifact) or publish(run, artifact, {"checkpoints.json": b"{}"})
+    lineage = make_lineage()
+    fetch_base(lineage)
+    publish(lineage, "tokenized_dataset", {"report.json": package_report(lineage)})
+    made = lineage.find(artifact) or publish(lineage, artifact, {"checkpoints.json": b"{}"})
     (tmp_path / "store" / str(made.address) / "manifest.json").write_text("{")
 
-    same, other = make_forecast(make_run()), make_forecast(make_run(training__seed=7))
+    same, other = make_forecast(make_lineage()), make_forecast(make_lineage(training__seed=7))
 
     assert [text.count("manifest.json cannot be read") for text in refusals(same)] == [1]
     assert other.is_go == (artifact == "lora_checkpoints"), "another seed's training"
 
 
-def test_a_finished_artifact_that_lost_a_file_is_a_no_go(make_run: MakeRun) -> None:
-    run = make_run()
-    fetch_base(run)
-    made = publish(run, "tokenized_dataset", {"report.json": package_report(run), "rows": b"1"})
-    run.store.files.remove(f"{made.address}/{made.manifest.data}/rows")
+def test_a_finished_artifact_that_lost_a_file_is_a_no_go(make_lineage: MakeLineage) -> None:
+    lineage = make_lineage()
+    fetch_base(lineage)
+    made = publish(lineage, "tokenized_dataset", {"report.json": package_report(lineage), "rows": b"1"})
+    lineage.store.files.remove(f"{made.address}/{made.manifest.data}/rows")
 
-    assert [text.count("rows is missing or has another size") for text in refusals(make_forecast(make_run()))] == [1]
+    assert [text.count("rows is missing or has another size") for text in refusals(make_forecast(make_lineage()))] == [
+        1
+    ]
 
 
-def package_report(run: Run) -> bytes:
+def package_report(lineage: Lineage) -> bytes:
     """What prepare reports of 100 rows in 10 sequences."""
     split = {"rows": 100, "sequences": 10, "tokens": 2_000, "supervised_tokens": 500}
-    length = run.recipe.graph.sequence_length
+    length = lineage.recipe.graph.sequence_length
     report = {"rows_read": 200, "train": split, "holdout": split, "sequence_length": length, "longest_row": 90}
     return json.dumps(report).encode()
 
 
-def test_before_an_accelerator_is_booked_only_finished_data_counts(make_run: MakeRun) -> None:
-    run = make_run(graph__sequence_length=16)
+def test_before_an_accelerator_is_booked_only_finished_data_counts(make_lineage: MakeLineage) -> None:
+    lineage = make_lineage(graph__sequence_length=16)
 
-    assert make_forecast(run, read_rows=False).data is None
-    assert not make_forecast(run).is_go, "whoever asks before anything is made is told about the rows"
+    assert make_forecast(lineage, read_rows=False).data is None
+    assert not make_forecast(lineage).is_go, "whoever asks before anything is made is told about the rows"
 
 
-def test_a_missing_token_is_mentioned_while_a_repository_is_still_to_be_fetched(make_run: MakeRun) -> None:
-    without, with_token = (make_forecast(make_run(TRN1), has_hub_token=there) for there in (False, True))
+def test_a_missing_token_is_mentioned_while_a_repository_is_still_to_be_fetched(make_lineage: MakeLineage) -> None:
+    without, with_token = (make_forecast(make_lineage(TRN1), has_hub_token=there) for there in (False, True))
 
     assert any("meta-llama/Llama-3.1-8B" in text and "HF_TOKEN" in text for text in warnings(without))
     assert not any("HF_TOKEN" in text for text in warnings(with_token))
-    assert not any("HF_TOKEN" in text for text in warnings(make_forecast(make_run(), has_hub_token=False)))
+    assert not any("HF_TOKEN" in text for text in warnings(make_forecast(make_lineage(), has_hub_token=False)))
 
 
-def test_a_disk_without_room_is_a_no_go(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_without_room_is_a_no_go(make_lineage: MakeLineage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10, 10, 1_000_000))
 
-    forecast = make_forecast(make_run())
+    forecast = make_forecast(make_lineage())
 
     assert any("has 0.95 MiB left" in text and "FINE_TUNE_STORE" in text for text in refusals(forecast))
 
 
-def test_a_base_model_without_weights_is_a_no_go(make_run: MakeRun, llama: Path) -> None:
+def test_a_base_model_without_weights_is_a_no_go(make_lineage: MakeLineage, llama: Path) -> None:
     (llama / "model.safetensors").unlink()
 
-    [refusal] = refusals(make_forecast(make_run(TRN1, **llama_recipe(llama))))
+    [refusal] = refusals(make_forecast(make_lineage(TRN1, **llama_recipe(llama))))
 
     assert refusal.startswith(f"{llama} holds no .safetensors file.")
 
 
-def test_a_bucket_is_planned_as_a_folder_is(make_run: MakeRun, bucket: str, tmp_path: Path) -> None:
-    local = make_run()
-    remote = Run(local.recipe, ArtifactStore(f"s3://{bucket}/store"), RawDatasets(f"s3://{bucket}/raw"), "v1")
+def test_a_bucket_is_planned_as_a_folder_is(make_lineage: MakeLineage, bucket: str, tmp_path: Path) -> None:
+    local = make_lineage()
+    remote = Lineage(local.recipe, ArtifactStore(f"s3://{bucket}/store"), RawDatasets(f"s3://{bucket}/raw"), "v1")
     remote.raw.land("v1", tmp_path / "delivery")
-    for run in (local, remote):
-        fetch_base(run)
+    for lineage in (local, remote):
+        fetch_base(lineage)
 
     here, there = make_forecast(local), make_forecast(remote)
 
@@ -263,15 +267,15 @@ def test_a_bucket_is_planned_as_a_folder_is(make_run: MakeRun, bucket: str, tmp_
     assert [state.finished for state in there.artifacts] == [state.finished for state in here.artifacts]
 
 
-def test_a_version_that_has_not_landed_has_no_forecast(make_run: MakeRun, tmp_path: Path) -> None:
-    run = make_run()
+def test_a_version_that_has_not_landed_has_no_forecast(make_lineage: MakeLineage, tmp_path: Path) -> None:
+    lineage = make_lineage()
 
     with pytest.raises(MissingArtifact, match="'v9' has not landed"):
-        make_forecast(Run(load_recipe("tiny_llama_cpu"), run.store, RawDatasets(str(tmp_path / "raw")), "v9"))
+        make_forecast(Lineage(load_recipe("tiny_llama_cpu"), lineage.store, RawDatasets(str(tmp_path / "raw")), "v9"))
 
 
-def test_without_a_dataset_version_there_is_nothing_to_forecast(make_run: MakeRun) -> None:
-    run = make_run()
+def test_without_a_dataset_version_there_is_nothing_to_forecast(make_lineage: MakeLineage) -> None:
+    lineage = make_lineage()
 
     with pytest.raises(InvalidInput, match="--dataset-version"):
-        make_forecast(Run(run.recipe, run.store, run.raw, None))
+        make_forecast(Lineage(lineage.recipe, lineage.store, lineage.raw, None))

@@ -6,11 +6,11 @@ import pytest
 
 from neuron_ops.backends import layout
 from neuron_ops.errors import InvalidInput
-from neuron_ops.planning.memory import MemoryPlan, adapter_parameters, check_memory, plan_memory
-from neuron_ops.planning.model_shape import read_shape
+from neuron_ops.models.shape import read_shape
+from neuron_ops.planning.memory import MemoryForecast, adapter_parameters, check_memory, forecast_memory
 from neuron_ops.planning.quantities import GIB, Range
-from neuron_ops.recipe import Recipe, package_path
-from neuron_ops.recipe_file import load_recipe
+from neuron_ops.recipe.file import load_recipe
+from neuron_ops.recipe.schema import Recipe, package_path
 from neuron_ops.rows.tokenizer_folder import read_json
 from tests.neuron_ops.planning.llama import LLAMA_8B
 
@@ -18,8 +18,8 @@ TRN1 = "llama3_8b_lora_trn1"
 EVERY_LAYER = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
-def planned(recipe: Recipe) -> MemoryPlan:
-    return plan_memory(recipe, LLAMA_8B, layout(recipe), 16 * GIB)
+def planned(recipe: Recipe) -> MemoryForecast:
+    return forecast_memory(recipe, LLAMA_8B, layout(recipe), 16 * GIB)
 
 
 def part(recipe: Recipe, name: str) -> Range:
@@ -77,7 +77,7 @@ def test_the_shipped_trn1_recipe_fits_a_core() -> None:
 
 
 def test_an_8b_model_on_unsplit_cores_is_refused_with_what_to_change() -> None:
-    recipe = load_recipe(TRN1, {"hardware.tensor_parallel": 1, "graph.dtype": "float32"})
+    recipe = load_recipe(TRN1, {"hardware.tensor_parallel_size": 1, "graph.dtype": "float32"})
 
     with pytest.raises(InvalidInput, match=r"Each core would need at least .* but has 16.00 GiB; .* base model"):
         check_memory(planned(recipe))
@@ -86,7 +86,7 @@ def test_an_8b_model_on_unsplit_cores_is_refused_with_what_to_change() -> None:
 def test_no_capacity_is_no_refusal() -> None:
     recipe = load_recipe("tiny_llama_cpu")
 
-    check_memory(plan_memory(recipe, LLAMA_8B, layout(recipe), None))
+    check_memory(forecast_memory(recipe, LLAMA_8B, layout(recipe), None))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -95,12 +95,12 @@ def test_no_capacity_is_no_refusal() -> None:
 def test_what_pytorch_keeps_for_the_backward_pass_lies_in_the_range(
     dtype: str, attention: str, targets: list[str]
 ) -> None:
-    overrides = {"graph.dtype": dtype, "graph.attention": attention, "graph.lora.target_modules": targets}
+    overrides = {"graph.dtype": dtype, "graph.attn_implementation": attention, "graph.lora.target_modules": targets}
     recipe = load_recipe("tiny_llama_cpu", overrides)
     folder = package_path(str(recipe.base_model.path))
     assert folder is not None
     shape = read_shape(read_json(folder / "config.json"), "config.json")
-    plan = plan_memory(recipe, shape, layout(recipe), None)
+    plan = forecast_memory(recipe, shape, layout(recipe), None)
     parts = {part.name: part.bytes for part in plan.parts}
 
     kept = bytes_kept_for_backward(recipe, folder) - parts["logits and loss"].low

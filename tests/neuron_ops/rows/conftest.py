@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from neuron_ops.recipe import DatasetSection
+from neuron_ops.recipe.schema import DatasetSection
 from neuron_ops.rows.chat import LLAMA3_TEMPLATE
 from neuron_ops.rows.preparation import prepare_dataset
 from neuron_ops.rows.report import PrepareReport

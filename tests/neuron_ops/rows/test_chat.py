@@ -7,7 +7,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from neuron_ops.errors import InvalidInput
-from neuron_ops.recipe import DatasetSection
+from neuron_ops.recipe.schema import DatasetSection
 from neuron_ops.rows.chat import Chat, open_chat
 from neuron_ops.rows.chat_template import ChatTemplate
 from neuron_ops.rows.conversation import Conversation, Message
@@ -201,7 +201,7 @@ def test_preparing_imports_neither_torch_nor_transformers_nor_datasets(tokenizer
     program = (
         "import sys, pathlib\n"
         "import neuron_ops.rows.preparation as p\n"
-        "from neuron_ops.recipe import DatasetSection\n"
+        "from neuron_ops.recipe.schema import DatasetSection\n"
         f"p.open_chat(pathlib.Path({str(tokenizer_folder)!r}), DatasetSection())\n"
         "print(sorted({'torch', 'transformers', 'datasets', 'pandas'} & set(sys.modules)))"
     )

@@ -3,7 +3,7 @@
 import pytest
 
 from neuron_ops.errors import InvalidInput
-from neuron_ops.recipe import DatasetSection
+from neuron_ops.recipe.schema import DatasetSection
 from neuron_ops.rows.chat import open_chat
 
 CHATML = (

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
 
-from neuron_ops.recipe import DatasetSection
+from neuron_ops.recipe.schema import DatasetSection
 from neuron_ops.rows.chat import open_chat
 from neuron_ops.rows.preparation import prepare_dataset
 from neuron_ops.rows.report import PrepareReport, fenced, length_histogram

@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from neuron_ops import cli, train
+from neuron_ops.steps import program, train
 
 # What every training imports sooner or later; none of it computes anything yet.
 LATE_IMPORTS = (
@@ -72,7 +72,7 @@ def _fork(rank: int, port: int, request: dict[str, Any], log: int) -> int:
             module, _, name = request["call"].partition(":")
             getattr(importlib.import_module(module), name)(*request["argv"])
         else:
-            cli.main("train", train.build)
+            program.main("train", train.build)
         code = 0
     except SystemExit as error:
         code = error.code

@@ -7,12 +7,12 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from neuron_ops.artifacts import ArtifactStore
 from neuron_ops.backends import open_backend
 from neuron_ops.errors import InvalidInput
-from neuron_ops.raw import RawDatasets
-from neuron_ops.recipe_file import load_recipe
-from neuron_ops.run import Run
+from neuron_ops.recipe.file import load_recipe
+from neuron_ops.steps.addresses import Lineage
+from neuron_ops.store.artifacts import ArtifactStore
+from neuron_ops.store.raw_datasets import RawDatasets
 from neuron_ops.training.checkpoints import Checkpoints
 from neuron_ops.training.history import History
 from neuron_ops.training.loop import new_state
@@ -55,13 +55,13 @@ def fail_on_the_first() -> None:
 def save_from_two_nodes(recipe: str, store_url: str, raw_url: str, version: str, folder: str) -> None:
     """Save and restore a checkpoint with a temporary folder for each rank, and a listing that the second one lacks."""
     store = ArtifactStore(store_url)
-    run = Run(load_recipe(recipe), store, RawDatasets(raw_url), version)
-    backend = open_backend(run.recipe)
+    lineage = Lineage(load_recipe(recipe), store, RawDatasets(raw_url), version)
+    backend = open_backend(lineage.recipe)
     ranks = Ranks()
-    checkpoints = Checkpoints(store, run.plan("lora_checkpoints"), backend, ranks)
+    checkpoints = Checkpoints(store, lineage.provenance("lora_checkpoints"), backend, ranks)
     tempfile.tempdir = str(Path(folder, f"node-{ranks.rank}"))
     Path(tempfile.tempdir).mkdir()
-    state = new_state(backend, Path(run.require("base_model").location), run.recipe)
+    state = new_state(backend, Path(lineage.require("base_model").location), lineage.recipe)
     folders, save_adapter = [], backend.save_adapter
 
     def noting(model: torch.nn.Module, place: Path) -> None:

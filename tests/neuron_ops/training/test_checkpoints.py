@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from neuron_ops.backends.cpu import CpuBackend
-from neuron_ops.run import Run
+from neuron_ops.steps.addresses import Lineage
 from neuron_ops.training.checkpoints import Checkpoints, TrainingState, step_of
 from neuron_ops.training.history import History
 from neuron_ops.training.ranks import Ranks
-from tests.neuron_ops.training.workbench import damage, make_model, make_recipe, make_run
+from tests.neuron_ops.training.workbench import damage, make_lineage, make_model, make_recipe
 
 STEPS = (2, 4, 6)
 HISTORY = History([{"step": step, "eval_loss": 5.0 - step / 10} for step in (0, *STEPS)])
@@ -25,23 +25,23 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def run(model: Path, tmp_path: Path) -> Run:
-    return make_run(tmp_path, make_recipe(model))
+def lineage(model: Path, tmp_path: Path) -> Lineage:
+    return make_lineage(tmp_path, make_recipe(model))
 
 
 @pytest.fixture
-def backend(run: Run) -> CpuBackend:
-    return CpuBackend(run.recipe)
+def backend(lineage: Lineage) -> CpuBackend:
+    return CpuBackend(lineage.recipe)
 
 
 @pytest.fixture
-def checkpoints(run: Run, backend: CpuBackend) -> Checkpoints:
-    return Checkpoints(run.store, run.plan("lora_checkpoints"), backend, Ranks())
+def checkpoints(lineage: Lineage, backend: CpuBackend) -> Checkpoints:
+    return Checkpoints(lineage.store, lineage.provenance("lora_checkpoints"), backend, Ranks())
 
 
-def make_state(run: Run, backend: CpuBackend) -> TrainingState:
-    with run.require("base_model").local() as folder:
-        model = backend.load_model(folder, run.recipe)
+def make_state(lineage: Lineage, backend: CpuBackend) -> TrainingState:
+    with lineage.require("base_model").local() as folder:
+        model = backend.load_model(folder, lineage.recipe)
     parameters = backend.trainable(model)
     return TrainingState(model, parameters, torch.optim.AdamW(parameters.values(), lr=0.1))
 
@@ -58,11 +58,11 @@ def save_all(checkpoints: Checkpoints, state: TrainingState) -> None:
         checkpoints.save(step, state, HISTORY)
 
 
-def test_restoring_brings_back_every_bit(run: Run, backend: CpuBackend, checkpoints: Checkpoints) -> None:
-    state = make_state(run, backend)
+def test_restoring_brings_back_every_bit(lineage: Lineage, backend: CpuBackend, checkpoints: Checkpoints) -> None:
+    state = make_state(lineage, backend)
     save_all(checkpoints, state)
     expected = torch.rand(3)
-    other = make_state(run, backend)
+    other = make_state(lineage, backend)
 
     step, history = checkpoints.restore_newest(other)
 
@@ -76,17 +76,17 @@ def test_restoring_brings_back_every_bit(run: Run, backend: CpuBackend, checkpoi
 
 
 def test_without_a_checkpoint_training_begins_at_step_zero(
-    run: Run, backend: CpuBackend, checkpoints: Checkpoints
+    lineage: Lineage, backend: CpuBackend, checkpoints: Checkpoints
 ) -> None:
-    step, history = checkpoints.restore_newest(make_state(run, backend))
+    step, history = checkpoints.restore_newest(make_state(lineage, backend))
 
     assert (step, history.rows) == (0, [])
 
 
 def test_a_damaged_checkpoint_that_would_be_kept_as_the_best_goes_as_well(
-    run: Run, backend: CpuBackend, checkpoints: Checkpoints, caplog: pytest.LogCaptureFixture
+    lineage: Lineage, backend: CpuBackend, checkpoints: Checkpoints, caplog: pytest.LogCaptureFixture
 ) -> None:
-    state = make_state(run, backend)
+    state = make_state(lineage, backend)
     save_all(checkpoints, state)
     damage(checkpoints.finished()[0], "adapter/adapter_model.safetensors")
 
@@ -100,9 +100,9 @@ def test_a_damaged_checkpoint_that_would_be_kept_as_the_best_goes_as_well(
 
 
 def test_bytes_changed_without_a_change_in_size_are_noticed(
-    run: Run, backend: CpuBackend, checkpoints: Checkpoints
+    lineage: Lineage, backend: CpuBackend, checkpoints: Checkpoints
 ) -> None:
-    state = make_state(run, backend)
+    state = make_state(lineage, backend)
     save_all(checkpoints, state)
     file = Path(checkpoints.finished()[-1].location) / "resume-00.safetensors"
     content = bytearray(file.read_bytes())
@@ -114,8 +114,8 @@ def test_bytes_changed_without_a_change_in_size_are_noticed(
     assert step == 4
 
 
-def test_the_newest_and_the_best_are_kept(run: Run, backend: CpuBackend, checkpoints: Checkpoints) -> None:
-    save_all(checkpoints, make_state(run, backend))
+def test_the_newest_and_the_best_are_kept(lineage: Lineage, backend: CpuBackend, checkpoints: Checkpoints) -> None:
+    save_all(checkpoints, make_state(lineage, backend))
 
     checkpoints.prune(keep_last=1, best_step=2)
 
@@ -125,8 +125,10 @@ def test_the_newest_and_the_best_are_kept(run: Run, backend: CpuBackend, checkpo
     assert summary["best"] == {**summary["best"], "step": 2, "part": "step-000002"}  # type: ignore[dict-item]
 
 
-def test_what_was_killed_in_the_middle_is_removed(run: Run, backend: CpuBackend, checkpoints: Checkpoints) -> None:
-    save_all(checkpoints, make_state(run, backend))
+def test_what_was_killed_in_the_middle_is_removed(
+    lineage: Lineage, backend: CpuBackend, checkpoints: Checkpoints
+) -> None:
+    save_all(checkpoints, make_state(lineage, backend))
     half_saved = Path(checkpoints.finished()[0].location).parents[1] / "step-000008" / "w-0"
     half_saved.mkdir(parents=True)
     (half_saved / "resume-00.safetensors").touch()
@@ -137,8 +139,10 @@ def test_what_was_killed_in_the_middle_is_removed(run: Run, backend: CpuBackend,
     assert len(checkpoints.finished()) == 3
 
 
-def test_a_checkpoint_holds_tensors_and_text_only(run: Run, backend: CpuBackend, checkpoints: Checkpoints) -> None:
-    save_all(checkpoints, make_state(run, backend))
+def test_a_checkpoint_holds_tensors_and_text_only(
+    lineage: Lineage, backend: CpuBackend, checkpoints: Checkpoints
+) -> None:
+    save_all(checkpoints, make_state(lineage, backend))
     newest = checkpoints.finished()[-1]
 
     names = [file.name for file in newest.manifest.files]

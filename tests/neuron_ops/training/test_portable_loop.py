@@ -9,7 +9,7 @@ import pytest
 import neuron_ops
 
 PACKAGE = Path(neuron_ops.__file__).parent
-LOOP = [PACKAGE / "train.py", *sorted((PACKAGE / "training").glob("*.py"))]
+LOOP = [PACKAGE / "steps" / "train.py", *sorted((PACKAGE / "training").glob("*.py"))]
 BACKENDS = PACKAGE / "backends"
 
 FORBIDDEN_IN_THE_LOOP = {

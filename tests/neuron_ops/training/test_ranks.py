@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from neuron_ops.training.ranks import Ranks
-from tests.neuron_ops.training.workbench import Ended, Trainer, make_model, make_recipe, make_run, start_server
+from tests.neuron_ops.training.workbench import Ended, Trainer, make_lineage, make_model, make_recipe, start_server
 
 PROBES = "tests.neuron_ops.training.rank_probes"
 
@@ -49,15 +49,15 @@ def test_when_the_first_rank_fails_the_others_end_with_its_status_in_silence(tra
 
 def test_ranks_without_a_common_folder_save_and_restore_one_checkpoint(trainer: Trainer, tmp_path: Path) -> None:
     model = make_model(tmp_path / "published" / "model")
-    run = make_run(tmp_path, make_recipe(model, graph__micro_batch_size=1, hardware__processes=2))
+    lineage = make_lineage(tmp_path, make_recipe(model, graph__micro_batch_size=1, hardware__processes=2))
     file = tmp_path / "recipe.json"
-    file.write_text(run.recipe.to_json())
-    argv = [str(file), run.store.url, run.raw.url, run.version, str(tmp_path)]
+    file.write_text(lineage.recipe.to_json())
+    argv = [str(file), lineage.store.url, lineage.raw.url, lineage.version, str(tmp_path)]
 
     ended = trainer.request(argv, ranks=2, call=f"{PROBES}:save_from_two_nodes")
 
     first, second = found(tmp_path, ended)
-    assert first["saved_to"][0].startswith(f"{run.store.url}/lora_checkpoints/"), "the folder that is published"
+    assert first["saved_to"][0].startswith(f"{lineage.store.url}/lora_checkpoints/"), "the folder that is published"
     assert second["saved_to"][0].startswith(str(tmp_path / "node-1"))
     assert first["left"] == second["left"] == []
     assert first["restored"] == second["restored"] == 2, "also where a rank does not see the checkpoint yet"

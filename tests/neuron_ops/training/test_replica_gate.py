@@ -13,7 +13,7 @@ from neuron_ops.training.history import History
 from neuron_ops.training.ranks import Ranks
 from neuron_ops.training.replica_gate import check_adapter_replicas
 from tests.neuron_ops.training.test_checkpoints import make_state, take_a_step
-from tests.neuron_ops.training.workbench import make_model, make_recipe, make_run
+from tests.neuron_ops.training.workbench import make_lineage, make_model, make_recipe
 
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "neuron_checkpoints"
 DRIFTED = FIXTURES / "b2_tp2_all_sp_default_diverged" / "checkpoint-4"
@@ -45,14 +45,14 @@ def test_ranks_that_drifted_apart_are_named_with_the_likely_cause() -> None:
 
 
 def test_a_checkpoint_of_drifted_ranks_is_never_published(tmp_path: Path) -> None:
-    run = make_run(tmp_path, make_recipe(make_model(tmp_path / "published" / "model")))
-    backend = DriftingBackend(run.recipe)
-    checkpoints = Checkpoints(run.store, run.plan("lora_checkpoints"), backend, Ranks())
-    state = make_state(run, backend)
+    lineage = make_lineage(tmp_path, make_recipe(make_model(tmp_path / "published" / "model")))
+    backend = DriftingBackend(lineage.recipe)
+    checkpoints = Checkpoints(lineage.store, lineage.provenance("lora_checkpoints"), backend, Ranks())
+    state = make_state(lineage, backend)
     take_a_step(state)
 
     with pytest.raises(InvalidInput, match="not published"):
         checkpoints.save(2, state, History([{"step": 2, "eval_loss": 4.0}]))
 
     assert checkpoints.finished() == []
-    assert run.store.files.stamps(str(run.plan("lora_checkpoints").address)) == {}
+    assert lineage.store.files.stamps(str(lineage.provenance("lora_checkpoints").address)) == {}

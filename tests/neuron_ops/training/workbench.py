@@ -19,17 +19,17 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from neuron_ops import cli, compile, fetch, train
-from neuron_ops.artifacts import Artifact, ArtifactStore
 from neuron_ops.backends import layout
-from neuron_ops.raw import RawDatasets
-from neuron_ops.recipe import Recipe
-from neuron_ops.recipe_file import load_recipe
+from neuron_ops.recipe.file import load_recipe
+from neuron_ops.recipe.schema import Recipe
 from neuron_ops.rows.datasets_folder import DatasetWriter
 from neuron_ops.rows.packing import build_sequences, plan_packed
 from neuron_ops.rows.token_rows import IGNORED, TokenRow
-from neuron_ops.run import Run
-from neuron_ops.steps import BY_VERB
+from neuron_ops.steps import compile, fetch, program, train
+from neuron_ops.steps.addresses import Lineage
+from neuron_ops.steps.table import BY_VERB
+from neuron_ops.store.artifacts import Artifact, ArtifactStore
+from neuron_ops.store.raw_datasets import RawDatasets
 from neuron_ops.training.history import History
 
 VERSION = "tiny-v1"
@@ -42,18 +42,18 @@ RECIPE: dict[str, Any] = {
     "graph": {
         "sequence_length": SEQUENCE_LENGTH,
         "micro_batch_size": 2,
-        "gradient_accumulation": 2,
+        "gradient_accumulation_steps": 2,
         "dtype": "float32",
-        "lora": {"r": 4, "alpha": 8, "dropout": 0.0, "target_modules": ["q_proj", "v_proj", "down_proj"]},
+        "lora": {"r": 4, "lora_alpha": 8, "lora_dropout": 0.0, "target_modules": ["q_proj", "v_proj", "down_proj"]},
     },
     "training": {
-        "steps": 6,
+        "max_steps": 6,
         "learning_rate": 5e-3,
         "warmup_steps": 2,
-        "log_every": 1,
-        "evaluate_every": 2,
-        "checkpoint_every": 2,
-        "keep_checkpoints": 2,
+        "logging_steps": 1,
+        "eval_steps": 2,
+        "save_steps": 2,
+        "save_total_limit": 2,
     },
     "evaluation": {"prompts": 3, "max_new_tokens": 8},
 }
@@ -105,9 +105,9 @@ def make_rows(folder: Path, number: int, seed: int, packing: bool = True) -> Non
             writer.write(build_sequences(sequences[first : first + 5], SEQUENCE_LENGTH, PAD))
 
 
-def prepare(run: Run, out: Path) -> cli.Product:
+def prepare(lineage: Lineage, out: Path) -> program.StepResult:
     """In place of the real `prepare`: synthetic rows and prompts."""
-    packing = run.recipe.dataset.packing
+    packing = lineage.recipe.dataset.packing
     make_rows(out / "train", number=40, seed=1, packing=packing)
     make_rows(out / "holdout", number=13, seed=2, packing=packing)
     prompts = [
@@ -115,7 +115,7 @@ def prepare(run: Run, out: Path) -> cli.Product:
         for at in range(5)
     ]
     (out / "holdout_prompts.jsonl").write_text("".join(json.dumps(prompt) + "\n" for prompt in prompts))
-    return cli.Product(metrics={})
+    return program.StepResult(metrics={})
 
 
 def make_recipe(model: Path, **overrides: object) -> Recipe:
@@ -125,13 +125,13 @@ def make_recipe(model: Path, **overrides: object) -> Recipe:
     return load_recipe(str(file), {name.replace("__", "."): value for name, value in overrides.items()})
 
 
-def make_run(folder: Path, recipe: Recipe) -> Run:
+def make_lineage(folder: Path, recipe: Recipe) -> Lineage:
     """A store in which everything that `train` reads is finished."""
     make_raw(folder)
-    run = open_run(folder, recipe)
+    lineage = open_lineage(folder, recipe)
     for verb, build in (("fetch", fetch.build), ("prepare", prepare), ("compile", compile.build)):
-        cli.make(BY_VERB[verb], run, build)
-    return run
+        program.make(BY_VERB[verb], lineage, build)
+    return lineage
 
 
 def make_raw(folder: Path) -> None:
@@ -142,16 +142,16 @@ def make_raw(folder: Path) -> None:
     (raw / "_SUCCESS").touch()
 
 
-def open_run(folder: Path, recipe: Recipe) -> Run:
+def open_lineage(folder: Path, recipe: Recipe) -> Lineage:
     """The run of a store that was made before; nothing is remembered from earlier ones."""
     store = ArtifactStore(str(folder / "store"))
-    return Run(recipe, store, RawDatasets(f"{store.url}/raw"), VERSION)
+    return Lineage(recipe, store, RawDatasets(f"{store.url}/raw"), VERSION)
 
 
-def train_here(run: Run) -> Artifact:
+def train_here(lineage: Lineage) -> Artifact:
     """Train in this process."""
-    cli.make(BY_VERB["train"], run, train.build)
-    return run.require("lora_checkpoints")
+    program.make(BY_VERB["train"], lineage, train.build)
+    return lineage.require("lora_checkpoints")
 
 
 def history_of(artifact: Artifact) -> History:
@@ -159,16 +159,16 @@ def history_of(artifact: Artifact) -> History:
     return History.from_jsonl(artifact.read("history.jsonl").decode())
 
 
-def checkpoints_of(run: Run) -> dict[str, Artifact]:
+def checkpoints_of(lineage: Lineage) -> dict[str, Artifact]:
     """Finished checkpoints by name."""
-    parts = run.store.parts(run.plan("lora_checkpoints").address, "step-")
+    parts = lineage.store.parts(lineage.provenance("lora_checkpoints").address, "step-")
     return {str(part.address.part): part for part in parts}
 
 
-def contents(run: Run) -> dict[str, bytes]:
+def contents(lineage: Lineage) -> dict[str, bytes]:
     """Every byte that a training left, without what tells the time: by checkpoint and name."""
     found = {}
-    for part in (run.require("lora_checkpoints"), *checkpoints_of(run).values()):
+    for part in (lineage.require("lora_checkpoints"), *checkpoints_of(lineage).values()):
         for file in part.manifest.files:
             found[f"{part.address.part}/{file.name}"] = part.read(file.name)
     return found
@@ -180,16 +180,16 @@ def damage(artifact: Artifact, name: str) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-def publish(run: Run, artifact: str, files: Path) -> Artifact:
+def publish(lineage: Lineage, artifact: str, files: Path) -> Artifact:
     """Publish a folder as the artifact of a step that the test does in its own way."""
     verb = next(step.verb for step in BY_VERB.values() if step.artifact == artifact)
 
-    def build(run: Run, out: Path) -> cli.Product:
+    def build(lineage: Lineage, out: Path) -> program.StepResult:
         shutil.copytree(files, out, dirs_exist_ok=True)
-        return cli.Product(metrics={})
+        return program.StepResult(metrics={})
 
-    cli.make(BY_VERB[verb], run, build)
-    return run.require(artifact)
+    program.make(BY_VERB[verb], lineage, build)
+    return lineage.require(artifact)
 
 
 @dataclass(frozen=True)
@@ -220,13 +220,13 @@ class Trainer:
 
     folder: Path
     server: "subprocess.Popen[str]"
-    make_run: Callable[[Path, Recipe], Run] = make_run
+    make_lineage: Callable[[Path, Recipe], Lineage] = make_lineage
     """Prepares the store of a reference."""
     references: dict[str, dict[str, bytes]] = field(default_factory=dict)
 
-    def train(self, run: Run, kill: Kill | None = None) -> Ended:
+    def train(self, lineage: Lineage, kill: Kill | None = None) -> Ended:
         """Run the program `train` to its end, one process for each rank."""
-        return self.request(arguments(run, self.folder), layout(run.recipe).world_size, kill)
+        return self.request(arguments(lineage, self.folder), layout(lineage.recipe).world_size, kill)
 
     def request(self, argv: list[str], ranks: int, kill: Kill | None = None, call: str | None = None) -> Ended:
         """Run the program `train`, or a function `module:name` of the test, once for each rank."""
@@ -245,24 +245,24 @@ class Trainer:
         self.server.wait()
         self.server.stdout.close()
 
-    def uninterrupted(self, run: Run) -> dict[str, bytes]:
+    def uninterrupted(self, lineage: Lineage) -> dict[str, bytes]:
         """What the same training leaves when nothing disturbs it; made once for each recipe."""
-        key = run.recipe.to_json()
+        key = lineage.recipe.to_json()
         if key not in self.references:
-            undisturbed = self.make_run(self.folder / f"reference-{len(self.references)}", run.recipe)
+            undisturbed = self.make_lineage(self.folder / f"reference-{len(self.references)}", lineage.recipe)
             ended = self.train(undisturbed)
             assert set(ended.codes) == {0}, ended.log
             self.references[key] = contents(undisturbed)
         return self.references[key]
 
 
-def arguments(run: Run, folder: Path) -> list[str]:
+def arguments(lineage: Lineage, folder: Path) -> list[str]:
     """The arguments of a step's program."""
     recipe = folder / "recipe.json"
-    recipe.write_text(run.recipe.to_json())
+    recipe.write_text(lineage.recipe.to_json())
     return [
-        *("--recipe", str(recipe), "--store", run.store.url, "--raw", run.raw.url),
-        *("--dataset-version", run.version),
+        *("--recipe", str(recipe), "--store", lineage.store.url, "--raw", lineage.raw.url),
+        *("--dataset-version", lineage.version),
     ]
 
 

@@ -87,7 +87,7 @@ def test_the_report_counts_what_was_read_and_hashes_what_was_written(tmp_path: P
         progress=lambda done, total: seen.append((done, total)),
     )
 
-    assert (report.kind, report.layout, report.tensor_parallel, report.num_tensors) == ("adapter", "neuron", 4, 56)
+    assert (report.kind, report.layout, report.tensor_parallel_size, report.num_tensors) == ("adapter", "neuron", 4, 56)
     assert report.num_parameters == 17408
     assert report.num_replicas_compared == 64
     assert {file.name: file.bytes for file in report.files} == {

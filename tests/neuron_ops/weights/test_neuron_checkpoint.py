@@ -59,13 +59,13 @@ def edit_metadata(shards: Path, change: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("case", "tensor_parallel", "tensors"),
+    ("case", "tensor_parallel_size", "tensors"),
     [("a_tp2_qv_pt", 2, 16), ("a2_tp2_dp2_qv_xser", 2, 16), ("b_tp2_all_pt", 2, 56), ("c_tp4_kv2_all_pt", 4, 56)],
 )
-def test_an_adapter_is_found_whole(case: str, tensor_parallel: int, tensors: int) -> None:
+def test_an_adapter_is_found_whole(case: str, tensor_parallel_size: int, tensors: int) -> None:
     checkpoint = read(adapter_shards(case))
 
-    assert checkpoint.tensor_parallel == tensor_parallel
+    assert checkpoint.tensor_parallel_size == tensor_parallel_size
     assert len(checkpoint.assemblies) == tensors
 
 

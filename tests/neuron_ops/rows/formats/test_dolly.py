@@ -3,7 +3,7 @@
 import pytest
 
 from neuron_ops.errors import InvalidInput
-from neuron_ops.recipe import DatasetSection
+from neuron_ops.recipe.schema import DatasetSection
 from neuron_ops.rows.conversation import Conversation, Message, Rejected
 from neuron_ops.rows.formats import FORMATS, find_format
 from neuron_ops.rows.reading import RawRow

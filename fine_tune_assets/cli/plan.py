@@ -1,0 +1,54 @@
+"""`fine-tune plan`: go or no-go before any money is spent. Starts nothing; the exit code is the verdict."""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, get_args
+
+import click
+
+from fine_tune_assets.cli.recipe_options import chosen_lineage, with_recipe
+from fine_tune_assets.settings import Deployment, has_hub_token, read_settings
+from neuron_ops.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from neuron_ops.planning.forecast import Forecast
+    from neuron_ops.recipe.schema import Recipe
+
+
+@click.command()
+@click.argument("version")
+@with_recipe
+@click.option(
+    "--deployment",
+    type=click.Choice(get_args(Deployment)),
+    help="Where to run (default: FINE_TUNE_DEPLOYMENT, else local). For kubernetes, pods and cluster are checked too.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Every number as JSON, for programs.")
+def plan(
+    version: str, recipe: str | None, pairs: tuple[str, ...], deployment: Deployment | None, as_json: bool
+) -> None:
+    """What fine-tuning on dataset version VERSION would do, need, take and cost, and what is finished already.
+
+    Starts nothing. Ends with 0 for go, and with 2 when something stands in the way; problems come first.
+    """
+    from neuron_ops.planning.forecast import make_forecast
+    from neuron_ops.planning.report import to_json, to_text
+
+    lineage = chosen_lineage(recipe, pairs, version)
+    forecast = make_forecast(lineage, has_hub_token=has_hub_token())
+    if (deployment or read_settings().deployment) == "kubernetes":
+        forecast = _with_pods(forecast, lineage.recipe)
+    click.echo(to_json(forecast) if as_json else to_text(forecast))
+    if not forecast.is_go:
+        count = len(forecast.refusals)
+        raise InvalidInput(
+            f"No-go for {version} with {forecast.recipe}: {count} problem{'s' * (count > 1)}, listed at the top."
+        )
+
+
+def _with_pods(forecast: "Forecast", recipe: "Recipe") -> "Forecast":
+    """The forecast with what would fail in Kubernetes; what both find is said once."""
+    from fine_tune_assets.kubernetes.preflight import preflight
+
+    said = {problem.text for problem in forecast.problems}
+    found = [problem for problem in preflight(read_settings(), recipe) if problem.text not in said]
+    return replace(forecast, problems=tuple(sorted([*forecast.problems, *found], key=lambda item: not item.blocking)))

@@ -1,0 +1,67 @@
+"""`fine-tune pods` and `fine-tune janitor`: what the Kubernetes deployment would create, and what it left behind."""
+
+import click
+
+from fine_tune_assets.cli.recipe_options import chosen_recipe, with_recipe
+from fine_tune_assets.settings import read_settings
+from neuron_ops.errors import InvalidInput
+from neuron_ops.steps.table import BY_ARTIFACT, STEPS
+
+
+@click.command()
+@click.argument("asset", required=False)
+@with_recipe
+@click.option("--finished", is_flag=True, help="The pod that only finds its artifact there.")
+def pods(asset: str | None, recipe: str | None, pairs: tuple[str, ...], finished: bool) -> None:
+    """Print the pod of ASSET, or of every asset, as YAML for dagster_k8s. Needs no cluster.
+
+    Refuses what would fail there: settings in FINE_TUNE_PODS, the store.
+    """
+    import yaml
+
+    from fine_tune_assets.kubernetes.deployment import check_store
+    from fine_tune_assets.kubernetes.pod_config import pod_config
+    from fine_tune_assets.kubernetes.pods import load_pods
+
+    if asset is not None and asset not in BY_ARTIFACT:
+        raise InvalidInput(f"There is no asset {asset!r}. There are {', '.join(BY_ARTIFACT)}.")
+    settings = read_settings()
+    team = load_pods(settings.pods)
+    check_store(settings.store, team)
+    chosen = chosen_recipe(recipe, pairs)
+    steps = [BY_ARTIFACT[asset]] if asset else STEPS
+    configs = {step.artifact: pod_config(step, chosen, team, finished=finished) for step in steps}
+    click.echo(yaml.dump(configs, Dumper=_plain_dumper(), sort_keys=False).rstrip())
+
+
+@click.command()
+@click.option("--dry-run", is_flag=True, help="Say what would be deleted; delete nothing.")
+def janitor(dry_run: bool) -> None:
+    """Delete the Kubernetes Jobs that finished runs left behind, with their pods. The sensor does the same."""
+    settings = read_settings()
+    if settings.dagster_home is None:
+        raise InvalidInput("DAGSTER_HOME is not set, so nobody knows which runs are over. Set it to the instance's.")
+
+    from dagster import DagsterInstance
+
+    from fine_tune_assets.kubernetes.janitor import sweep
+    from fine_tune_assets.kubernetes.pods import load_pods
+
+    namespace = load_pods(settings.pods).namespace
+    with DagsterInstance.get() as instance:
+        names = sweep(instance, namespace, dry_run=dry_run)
+    for name in names:
+        click.echo(f"{'would delete' if dry_run else 'deleted'} {name}")
+    if not names:
+        click.echo("nothing was left behind")
+
+
+def _plain_dumper() -> type:
+    """Without anchors: the same dictionary stands in several places."""
+    import yaml
+
+    class Plain(yaml.SafeDumper):
+        def ignore_aliases(self, data: object) -> bool:
+            return True
+
+    return Plain

@@ -1,0 +1,110 @@
+"""How often a training sees its data, and which cadences of a recipe never come to pass.
+
+The arithmetic of steps belongs here; how much data there is belongs to `data`.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from neuron_ops.backends.layout import Layout
+from neuron_ops.planning.data import DataForecast
+from neuron_ops.planning.quantities import Range, show_factor
+from neuron_ops.recipe.schema import Recipe, TrainingSection
+
+MANY_EPOCHS = 5.0
+"""From here on a small adapter mostly learns its rows by heart."""
+HIGHEST_RATE = 0.05
+"""A learning rate above this is a slip of the pen."""
+ALMOST_ALL = 0.95
+"""Less of the data than this is worth a warning: somebody thinks that it is all seen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Epochs:
+    """What the steps of a training look at."""
+
+    steps: int
+    sequences_per_step: int
+    sequences: int
+    """Seen over all steps, repetitions counted."""
+    positions: int
+    """Tokens that are trained on, padding counted."""
+    evaluated_positions: Range
+    """Tokens that the evaluations on held-out rows compute besides, forward only."""
+    number: Range | None
+    """How often each sequence is seen; None where the number of sequences is not known."""
+    steps_in_one: Range | None
+
+
+def forecast_epochs(recipe: Recipe, layout: Layout, data: DataForecast | None) -> Epochs:
+    """The arithmetic."""
+    graph, steps = recipe.graph, recipe.training.max_steps
+    per_step = graph.micro_batch_size * graph.gradient_accumulation_steps * layout.data_parallel_size
+    seen = Range.exactly(steps * per_step)
+    held_out = data.held_out_sequences if data else Range.exactly(0)
+    # Before the first step, at every interval, and after the last.
+    evaluations = 1 + -(-steps // recipe.training.eval_steps)
+    return Epochs(
+        steps=steps,
+        sequences_per_step=per_step,
+        sequences=steps * per_step,
+        positions=steps * per_step * graph.sequence_length,
+        evaluated_positions=held_out.scaled(evaluations * graph.sequence_length),
+        number=seen.over(data.sequences) if data else None,
+        steps_in_one=data.sequences.scaled(1 / per_step) if data else None,
+    )
+
+
+def epoch_warnings(epochs: Epochs) -> Iterator[str]:
+    """Why the number of steps may not be what somebody meant."""
+    number, epoch = epochs.number, epochs.steps_in_one
+    if number is None or epoch is None:
+        return
+    one = f"{epoch.high:,.0f}" if epoch.high >= 1 else "1"
+    if number.high < ALMOST_ALL:
+        yield (
+            f"training.max_steps {epochs.steps:,} x {epochs.sequences_per_step} sequences see "
+            f"{_share(number)} of the training data, less than one epoch. For all of it, set "
+            f"training.max_steps to {one}."
+        )
+    elif number.low > MANY_EPOCHS:
+        yield (
+            f"training.max_steps {epochs.steps:,} x {epochs.sequences_per_step} sequences see each row "
+            f"{show_factor(number)} times. One epoch is {one} steps."
+        )
+
+
+def training_warnings(training: TrainingSection) -> Iterator[str]:
+    """What no field's own limits can tell: intervals longer than the training itself, a rate that nobody means."""
+    steps = training.max_steps
+    if training.eval_steps > steps:
+        yield (
+            f"training.eval_steps ({training.eval_steps}) is beyond training.max_steps ({steps}): the held-out "
+            "loss is only known before and after. Lower it."
+        )
+    if training.save_steps > steps:
+        yield (
+            f"training.save_steps ({training.save_steps}) is beyond training.max_steps ({steps}): whatever "
+            "interrupts the training throws all of it away. Lower it."
+        )
+    if training.warmup_steps > steps / 2:
+        yield (
+            f"training.warmup_steps ({training.warmup_steps}) is more than half of training.max_steps ({steps}): the "
+            "learning rate is hardly ever at its peak. Lower it."
+        )
+    if training.learning_rate > HIGHEST_RATE:
+        yield (
+            f"training.learning_rate is {training.learning_rate:g}; adapters are trained with 1e-5 to 1e-2, and far "
+            "above that a training diverges. Lower it."
+        )
+    patience = training.early_stopping_patience
+    if patience is not None and patience * training.eval_steps >= steps:
+        yield (
+            f"training.early_stopping_patience ({patience}) x eval_steps ({training.eval_steps}) is not below "
+            f"training.max_steps ({steps}), so it never stops anything. Lower one of them."
+        )
+
+
+def _share(epochs: Range) -> str:
+    low, high = f"{epochs.low:.0%}", f"{epochs.high:.0%}"
+    return low if low == high else f"{low} to {high}"

@@ -1,0 +1,248 @@
+"""What one fine-tuning is: six sections, each field documented by the string under it, with its unit.
+
+What a value may be belongs here; reading a recipe from a file belongs to recipe_file, and what a section means to the
+step that reads it. `fine-tune recipe schema` shows the same strings.
+"""
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+PACKAGE_SCHEME = "package:"
+
+Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """Frozen, strict, closed: what every section shares."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class BaseModelSection(Section):
+    """Which published model is fine-tuned: a Hugging Face repository at a commit, or a folder."""
+
+    repository: str | None = None
+    """Hugging Face repository id, such as meta-llama/Llama-3.1-8B. Either this or `path`."""
+    revision: str | None = None
+    """Commit of `repository`: 40 hexadecimal digits. A branch name would change under a finished artifact."""
+    path: str | None = None
+    """Folder with the published files: a local path, s3://bucket/folder, or package:folder within neuron_ops."""
+    name: str | None = None
+    """Id that adapters and model cards give for a model from `path`. Needed with `path` only."""
+
+    @field_validator("repository")
+    @classmethod
+    def _on_the_hub(cls, repository: str | None) -> str | None:
+        word = r"[A-Za-z0-9_](?:[\w.-]*[A-Za-z0-9_])?"
+        well_formed = repository is None or re.fullmatch(rf"({word}/)?{word}", repository, flags=re.ASCII)
+        if not well_formed or re.search(r"--|\.\.|\.git$", str(repository)):
+            raise ValueError("must be the id of a Hugging Face repository, such as meta-llama/Llama-3.1-8B")
+        return repository
+
+    @field_validator("revision")
+    @classmethod
+    def _pinned(cls, revision: str | None) -> str | None:
+        if revision is not None and not re.fullmatch(r"[0-9a-f]{40}", revision):
+            raise ValueError("must be a full commit id (40 hexadecimal digits), not a branch or a tag")
+        return revision
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.repository is None) == (self.path is None):
+            raise ValueError("give either repository (with revision) or path (with name)")
+        if self.repository is not None and self.revision is None:
+            raise ValueError("repository needs revision, the commit to fetch")
+        if self.path is not None and self.name is None:
+            raise ValueError("path needs name, the id that model cards and adapters will give for it")
+        return self
+
+    @property
+    def id(self) -> str:
+        """The name by which adapters and cards refer to the model; never a path of one machine."""
+        name = self.repository or self.name
+        assert name is not None, "the validator admits no section without either"
+        return name
+
+
+class DatasetSection(Section):
+    """How raw rows become token rows."""
+
+    format: Literal["dolly"] = "dolly"
+    """Columns of the raw rows. dolly: instruction, context, response and (optional) category."""
+    chat_template: Literal["model", "llama3"] = "model"
+    """Template that renders conversations: the base model's own, or ours in Llama 3's layout for bases without one."""
+    pad_token: str | None = None
+    """Token that fills sequences up, for base models whose tokenizer names none; never the end-of-turn token."""
+    system_prompt: str = ""
+    """System message rendered before every conversation; none when empty."""
+    holdout_fraction: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.05
+    """Share of rows kept out of training and used for evaluation, chosen by a hash of each row."""
+    overlong: Literal["error", "drop"] = "error"
+    """What to do with a row that has more tokens than graph.sequence_length: stop, or drop and count it."""
+    max_rejected_fraction: Fraction = 0.05
+    """Largest share of rows that may be rejected (duplicates, empty answers, overlong rows) before the step fails."""
+    packing: bool = True
+    """Pack several rows into one sequence, positions restarting at each. False: one row per sequence, padded."""
+
+
+class LoraSection(Section):
+    """The low-rank adapter, in PEFT's terms."""
+
+    r: Count = 16
+    """Rank of the two factors."""
+    lora_alpha: Annotated[float, Field(gt=0.0)] = 16.0
+    """Scaling numerator: the update is multiplied by lora_alpha / r."""
+    lora_dropout: Fraction = 0.05
+    """Dropout on the adapter's input during training, as a probability."""
+    target_modules: tuple[str, ...] = ("q_proj", "v_proj")
+    """Linear layers that get an adapter, by the last part of their name."""
+
+    @field_validator("target_modules")
+    @classmethod
+    def _known(cls, modules: tuple[str, ...]) -> tuple[str, ...]:
+        known = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+        wrong = sorted(set(modules) - set(known))
+        if wrong or not modules or len(set(modules)) < len(modules):
+            raise ValueError(f"must be one or more, each once, of {', '.join(known)}")
+        return modules
+
+
+class GraphSection(Section):
+    """Whatever changes the compiled graph, and nothing else: a change here costs a compilation on Trainium."""
+
+    sequence_length: Annotated[int, Field(ge=16, multiple_of=8)] = 1024
+    """Tokens per sequence. Not TRL's max_length: every sequence has exactly this length, as another shape would be
+    another graph."""
+    micro_batch_size: Count = 1
+    """Sequences per forward pass on one data-parallel rank, in training and in evaluation. Not per device, as in
+    per_device_train_batch_size: tensor-parallel devices share one."""
+    gradient_accumulation_steps: Count = 1
+    """Forward passes per optimizer step on one data-parallel rank."""
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """Number format of the frozen base model while training. Adapter and optimizer state stay in float32."""
+    attn_implementation: Literal["eager", "sdpa", "flash_attention_2"] = "sdpa"
+    """eager, PyTorch's scaled_dot_product_attention, or flash_attention_2: on Trainium that is Neuron's own kernel."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more compute."""
+    torch_compile: bool = False
+    """cpu and cuda: compile the model with torch.compile. neuron always compiles, with its own compiler."""
+    lora: LoraSection = LoraSection()
+    """The adapter."""
+
+
+class TrainingSection(Section):
+    """The optimizer, its schedule and what is kept on the way."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
+    """Seed of initialization, dropout and data order."""
+    max_steps: Annotated[int, Field(ge=1, lt=1_000_000)]
+    """Optimizer steps. The metadata of lora_checkpoints says how many epochs they were."""
+    learning_rate: Annotated[float, Field(gt=0.0)] = 2e-4
+    """Peak learning rate of AdamW."""
+    lr_scheduler_type: Literal["linear", "cosine", "constant"] = "cosine"
+    """Learning rate after warm-up: linear or cosine down to zero at the last step, or constant."""
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    """Optimizer steps over which the learning rate rises linearly to its peak."""
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
+    """Decoupled weight decay of AdamW."""
+    adam_beta1: Fraction = 0.9
+    """Decay of AdamW's first moment."""
+    adam_beta2: Fraction = 0.999
+    """Decay of AdamW's second moment."""
+    max_grad_norm: Annotated[float, Field(gt=0.0)] = 1.0
+    """Gradients are scaled down to this global 2-norm where they exceed it."""
+    logging_steps: Count = 10
+    """Steps between two lines of progress."""
+    eval_steps: Count = 100
+    """Steps between two evaluations on the held-out rows. The last step is always evaluated."""
+    save_steps: Count = 100
+    """Steps between two checkpoints; a multiple of eval_steps, so that each has an evaluation loss."""
+    save_total_limit: Count = 2
+    """Checkpoints that are kept, the best one counted. With 1, the newest is kept beside the best one."""
+    early_stopping_patience: Count | None = None
+    """Evaluations in a row without a lower held-out loss after which training stops; null: never."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.save_steps % self.eval_steps:
+            raise ValueError(
+                f"save_steps ({self.save_steps}) must be a multiple of eval_steps "
+                f"({self.eval_steps}), so that the best checkpoint can be told by its evaluation"
+            )
+        if self.warmup_steps >= self.max_steps:
+            raise ValueError(f"warmup_steps ({self.warmup_steps}) must be below max_steps ({self.max_steps})")
+        return self
+
+
+class HardwareSection(Section):
+    """What training runs on. This section alone decides processes, cores, pod limits and node selectors."""
+
+    backend: Literal["cpu", "cuda", "neuron"] = "cpu"
+    """Where the training loop runs."""
+    instance_type: str | None = None
+    """EC2 instance type, such as trn1.32xlarge; needed by neuron, which derives its processes from it."""
+    nodes: Count = 1
+    """Machines that train together."""
+    processes: Count | None = None
+    """Processes per node for cpu and cuda (default 1). neuron starts one per core of the instance."""
+    threads: Count = 1
+    """CPU threads of each process. Fixed, so that sums, and with them weights, do not depend on a machine's cores."""
+    tensor_parallel_size: Count = 1
+    """Ranks that share each layer."""
+    pipeline_parallel_size: Count = 1
+    """Groups of layers on different ranks."""
+    stall_minutes: Annotated[float, Field(gt=0.0)] = 30.0
+    """A training in which no micro-batch ends for so long is ended as failed, instead of waiting in a collective."""
+    multi_node: Literal["indexed_job", "pytorch_job"] = "indexed_job"
+    """What several nodes are on Kubernetes: an Indexed Job, or a Kubeflow PyTorchJob where its operator runs."""
+    max_restarts: Annotated[int, Field(ge=0, le=20)] = 3
+    """How often a step on several nodes starts again, a training from its last checkpoint, before it fails."""
+    usd_per_hour: Annotated[float, Field(ge=0.0)] | None = None
+    """What one node costs, for `fine-tune plan` alone; null: the instance type's published on-demand price."""
+
+
+class EvaluationSection(Section):
+    """How the merged model is judged against its base."""
+
+    prompts: Annotated[int, Field(ge=1, le=64)] = 4
+    """Held-out prompts answered by both models in the report."""
+    max_new_tokens: Count = 64
+    """Longest answer, in tokens."""
+    threads: Count = 1
+    """CPU threads: an 8B model on one of them takes a day or two. They change a loss in its last digits only."""
+    min_improvement: float = 0.0
+    """The gate: held-out loss must fall by more than this many nats per token, or the model is stopped."""
+
+
+class Recipe(Section):
+    """One fine-tuning, from base model to verdict."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")]
+    """Name of the recipe, for people; it changes no artifact's address."""
+    base_model: BaseModelSection
+    """The published model."""
+    dataset: DatasetSection = DatasetSection()
+    """From raw rows to token rows."""
+    graph: GraphSection = GraphSection()
+    """What is compiled."""
+    training: TrainingSection
+    """The loop."""
+    hardware: HardwareSection = HardwareSection()
+    """The machines."""
+    evaluation: EvaluationSection = EvaluationSection()
+    """The verdict."""
+
+    def to_json(self) -> str:
+        """The recipe with every default spelled out; `load_recipe` reads it back."""
+        return self.model_dump_json(indent=2)
+
+
+def package_path(path: str) -> Path | None:
+    """`package:demo/model` as a folder of this package, wherever that is installed; None for any other path."""
+    if not path.startswith(PACKAGE_SCHEME):
+        return None
+    return Path(__file__).parent.parent / path.removeprefix(PACKAGE_SCHEME)

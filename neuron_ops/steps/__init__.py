@@ -1,0 +1,1 @@
+"""The steps: the table that declares them, the addresses of what they make, and one program for each verb."""

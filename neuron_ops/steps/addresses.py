@@ -1,0 +1,136 @@
+"""One recipe applied to one dataset version: which artifact is where, and whether it is there.
+
+Addresses are derived, never passed: the orchestrator, a step and a person's command line compute the same address from
+the same recipe, store and dataset version. What the artifacts hold belongs to the steps.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from neuron_ops.backends import refuse_model
+from neuron_ops.errors import InvalidInput, MissingArtifact
+from neuron_ops.recipe.schema import BaseModelSection, Recipe, package_path
+from neuron_ops.steps.table import BY_ARTIFACT, PUBLISHED_MODEL, RAW_DATASET, Input
+from neuron_ops.store.artifacts import (
+    Address,
+    Artifact,
+    ArtifactStore,
+    InputRecord,
+    Provenance,
+    explain_difference,
+    fingerprint,
+)
+from neuron_ops.store.files import open_files
+from neuron_ops.store.raw_datasets import RawDatasets
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """A recipe, a dataset version (None for artifacts that have none) and where things are kept."""
+
+    recipe: Recipe
+    store: ArtifactStore
+    raw: RawDatasets
+    dataset_version: str | None = None
+    _finished: dict[str, Artifact] = field(default_factory=dict, repr=False)
+
+    def provenance(self, artifact: str) -> Provenance:
+        """Address and inputs of an artifact; everything that it reads must be finished.
+
+        Raises:
+            MissingArtifact: an input was never finished.
+            InvalidInput: an input failed a blocking check.
+        """
+        step = BY_ARTIFACT[artifact]
+        inputs = {item.artifact: self._input(item) for item in step.inputs}
+        reads = {"step": step.verb, "code_version": step.code_version, "recipe": step.reads(self.recipe)}
+        hashed = {**reads, "inputs": {name: record.digest for name, record in inputs.items()}}
+        version = self.version if step.addressed_by_version else None
+        return Provenance(Address(artifact, fingerprint(hashed), version), reads, inputs)
+
+    def find(self, artifact: str) -> Artifact | None:
+        """The finished artifact, or None; MissingArtifact if even its inputs are not there."""
+        if artifact not in self._finished:
+            found = self.store.find(self.provenance(artifact).address)
+            if found is None:
+                return None
+            self._finished[artifact] = found
+        return self._finished[artifact]
+
+    def require(self, artifact: str) -> Artifact:
+        """The finished artifact, its checks passed.
+
+        Raises:
+            MissingArtifact: it was never finished.
+            InvalidInput: one of its checks failed, so nothing may be built on it.
+        """
+        found = self.find(artifact)
+        if found is None:
+            raise self._missing(artifact)
+        failed = [check for check in found.manifest.checks if check.blocking and not check.passed]
+        if failed:
+            raise InvalidInput(
+                f"{found.address} failed its check {failed[0].name!r} ({failed[0].description}), "
+                "so nothing is built on it. Change the recipe or the dataset and materialize it again."
+            )
+        return found
+
+    def require_before(self, artifact: str) -> Provenance:
+        """The plan of an artifact that is about to be made: also what it only waits for must be finished."""
+        step = BY_ARTIFACT[artifact]
+        for name in step.waits_for:
+            self.require(name)
+        if step.needs_accelerator:
+            refuse_model(self.recipe, json.loads(self.require("base_model").read("config.json")))
+        return self.provenance(artifact)
+
+    @property
+    def version(self) -> str:
+        """The dataset version, where one is needed."""
+        if self.dataset_version is None:
+            raise InvalidInput(
+                "This artifact belongs to a dataset version, but none was given. Pass --dataset-version."
+            )
+        return self.dataset_version
+
+    def nearest(self, artifact: str) -> tuple[Address, list[str]] | None:
+        """The finished artifact that differs in the fewest fields from what is to be made, and these fields."""
+        return min(self._differences(artifact), key=lambda other: len(other[1]), default=None)
+
+    def _differences(self, artifact: str) -> Iterator[tuple[Address, list[str]]]:
+        wanted = self.provenance(artifact)
+        folder = wanted.address.dataset_version or ""
+        for name in self.store.files.children(f"{artifact}/{folder}".rstrip("/")):
+            other = self.store.find(Address(artifact, name, wanted.address.dataset_version))
+            if other is not None:
+                yield other.address, explain_difference(_fields(other.manifest), _fields(wanted))
+
+    def _input(self, item: Input) -> InputRecord:
+        if item.artifact == RAW_DATASET:
+            return InputRecord(address=f"{self.raw.url}/{self.version}", digest=self.raw.digest(self.version))
+        if item.artifact == PUBLISHED_MODEL:
+            return published_model(self.recipe.base_model)
+        found = self.require(item.artifact)
+        return InputRecord(address=str(found.address), digest=found.manifest.digest_of(item.files))
+
+    def _missing(self, artifact: str) -> MissingArtifact:
+        partition = f" --partition {self.dataset_version}" if BY_ARTIFACT[artifact].partitioned else ""
+        return MissingArtifact(
+            f"{artifact} was never finished with this recipe and these inputs. Materialize it first: "
+            f"dagster asset materialize -m fine_tune_assets.definitions --select '{artifact}'{partition} "
+            f"(or --select '*' for the whole graph)."
+        )
+
+
+def published_model(section: BaseModelSection) -> InputRecord:
+    """Which model the recipe names: a commit, or a folder by the contents of its files."""
+    if section.repository is not None:
+        return InputRecord(address=f"{section.repository}@{section.revision}", digest=str(section.revision))
+    url = str(package_path(str(section.path)) or section.path)
+    return InputRecord(address=url, digest=fingerprint(open_files(url).digests("")))
+
+
+def _fields(source: Any) -> dict[str, Any]:  # Any: a Manifest or a Plan; both have reads and inputs
+    return {**source.reads, "inputs": {name: record.digest for name, record in source.inputs.items()}}

@@ -1,0 +1,100 @@
+"""`compile` makes `compiled_graph_cache`: what training would otherwise compile in its first minutes.
+
+It rehearses training under the backend's compiler and publishes what that compiled; where it takes several nodes, this
+program runs on each, and the first publishes. Where training runs eagerly there is no graph to keep, and the artifact
+says so. What a cache looks like and how it is used belongs to graphs/.
+"""
+
+import logging
+import shutil
+from pathlib import Path
+
+from neuron_ops.compilers.compiler import Compiler, compiler, warmup_layout
+from neuron_ops.compilers.graph import CACHE, Graph
+from neuron_ops.compilers.report import to_markdown
+from neuron_ops.errors import InvalidInput
+from neuron_ops.steps import program
+from neuron_ops.steps.addresses import Lineage
+from neuron_ops.steps.warmup_launcher import WarmupResult, rehearse
+from neuron_ops.store.artifacts import Scalar
+from neuron_ops.store.node_local import node_local_folder
+
+log = logging.getLogger(__name__)
+
+
+def build(lineage: Lineage, out: Path) -> program.StepResult:
+    """Fill `out` with the graphs that training with this recipe needs."""
+    chosen = compiler(lineage.recipe)
+    if chosen is None:
+        return _nothing(out, f"backend {lineage.recipe.hardware.backend} runs eagerly: training compiles no graph")
+    return _compile(lineage, out, chosen)
+
+
+def _compile(lineage: Lineage, out: Path, chosen: Compiler) -> program.StepResult:
+    chosen.require()
+    _say_why(lineage)
+    # Not a temporary directory, which a killed compilation would leave for ever, with gigabytes in it.
+    with node_local_folder(f"compile-{program.launch_name()}", fill=lambda folder: None) as scratch:
+        world = warmup_layout(lineage.recipe)
+        log.info("rehearsing training in %d processes with %s", world.world_size, chosen.name)
+        rehearsed = rehearse(lineage, chosen, scratch, *program.node())
+        if rehearsed is None:
+            return program.StepResult(metrics={})  # what the first node publishes is everybody's
+        log.info("%d graphs, %d bytes", len(rehearsed.graphs), sum(graph.bytes for graph in rehearsed.graphs))
+        _refuse_incomplete(rehearsed.graphs, chosen.name)
+        for file in chosen.files(scratch / CACHE):
+            target = out / CACHE / file
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(scratch / CACHE / file, target)
+    (out / "report.md").write_text(to_markdown(chosen.name, rehearsed))
+    return program.StepResult(metrics=_metrics(chosen.name, rehearsed))
+
+
+def _nothing(out: Path, reason: str) -> program.StepResult:
+    (out / "report.md").write_text(f"No compiled graphs: {reason}. Set graph.torch_compile to compile them.\n")
+    log.info("%s", reason)
+    return program.StepResult(metrics={"graphs": 0, "reason": reason})
+
+
+def _say_why(lineage: Lineage) -> None:
+    nearest = lineage.nearest("compiled_graph_cache")
+    if nearest is None:
+        log.info("compiling, because nothing was compiled for this base model or any other here yet")
+        return
+    address, changes = nearest
+    log.info("compiling, because %s was compiled for something else: %s", address, ", ".join(changes))
+
+
+def _refuse_incomplete(graphs: list[Graph], name: str) -> None:
+    """A cache that lacks a graph would cost its compilation in every training, on every core that waits.
+
+    Raises:
+        InvalidInput: there is no graph at all, or one could not be compiled.
+    """
+    if not graphs:
+        raise InvalidInput(
+            f"{name} ended well but left no graph in the cache that it was given. Look for another cache folder in the "
+            "step's stderr: a flag of the environment may name one."
+        )
+    bad = [graph for graph in graphs if graph.state != "complete"]
+    if bad:
+        listed = "; ".join(f"{graph.name} {graph.state} ({graph.reason})" for graph in bad)
+        raise InvalidInput(
+            f"{len(bad)} of {len(graphs)} graphs could not be compiled: {listed}. Change the graph section, or the "
+            "compiler's version, and materialize compiled_graph_cache again."
+        )
+
+
+def _metrics(name: str, rehearsed: WarmupResult) -> dict[str, Scalar]:
+    seconds = [graph.seconds for graph in rehearsed.graphs if graph.seconds is not None]
+    return {
+        "graphs": len(rehearsed.graphs),
+        "compiler": name,
+        "graph_bytes": sum(graph.bytes for graph in rehearsed.graphs),
+        **({"compile_seconds": round(sum(seconds), 3), "longest_compile_seconds": max(seconds)} if seconds else {}),
+        **rehearsed.measured,
+    }
+
+
+if __name__ == "__main__":
+    program.main("compile", build)

@@ -1,0 +1,111 @@
+"""`merge` makes `merged_model`: the base with the adapter in it, as a complete Hugging Face model folder."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from neuron_ops.steps import program
+from neuron_ops.steps.addresses import Lineage
+from neuron_ops.steps.merged_card import write_model_card
+from neuron_ops.store.artifacts import CheckRecord, FileRecord
+from neuron_ops.store.s3_files import S3Files
+from neuron_ops.weights.lora import low_rank_parts, read_adapter
+from neuron_ops.weights.lora_targets import WeightedAdapter
+from neuron_ops.weights.merge_proof import MergeProof, verify_merge
+from neuron_ops.weights.merge_report import MergeReport
+from neuron_ops.weights.merging import merge_adapters
+
+log = logging.getLogger(__name__)
+
+TEMPLATE, SPECIAL_TOKENS = "chat_template.jinja", "special_tokens.json"
+GENERATION_CONFIG = "generation_config.json"
+
+
+def build(lineage: Lineage, out: Path) -> program.StepResult:
+    """Merge, read the result again to prove it, and write the model card."""
+    with lineage.require("consolidated_weights").local() as adapter:
+        report, proof, placed = _merge(lineage, adapter, out)
+        targets = {f"{module}.weight" for module in low_rank_parts(read_adapter(adapter))}
+    _add_template(lineage, out)
+    _add_end_of_turn(lineage, out)
+    write_model_card(lineage, out)
+    log.info("merged %d tensors, %d bytes of the base are unchanged", proof.num_changed, proof.bytes_equal_to_base)
+    return program.StepResult(
+        metrics={
+            "changed_tensors": proof.num_changed,
+            "bytes_changed": proof.bytes_changed,
+            "bytes_equal_to_base": proof.bytes_equal_to_base,
+            "max_rounding_error": report.max_abs_error,
+            "smallest_change_norm": min(tensor.delta_norm for tensor in report.changed),
+        },
+        checks=(_changed_are_targets(report, targets), _untouched_equal_base(report, proof.bytes_equal_to_base)),
+        placed=placed,
+    )
+
+
+def _merge(lineage: Lineage, adapter: Path, out: Path) -> tuple[MergeReport, MergeProof, tuple[FileRecord, ...]]:
+    """Merge and prove; in S3 the weight files go straight to their place, and only their records come back."""
+    base, adapters, files = lineage.require("base_model"), [WeightedAdapter(adapter)], lineage.store.files
+    if isinstance(files, S3Files):
+        from neuron_ops.steps.merge_in_s3 import merge_in_s3  # thread pools and more: only who stores in S3 pays it
+
+        return merge_in_s3(files, base, adapters, out, f"{lineage.provenance('merged_model').address}/{out.name}")
+    with base.local() as folder:
+        report = merge_adapters(folder, adapters, out)
+        return report, verify_merge(folder, out, report, reread_base=True), ()
+
+
+def _changed_are_targets(report: MergeReport, targets: set[str]) -> CheckRecord:
+    changed = {tensor.name for tensor in report.changed}
+    return CheckRecord(
+        name="changed_tensors_are_the_targets",
+        passed=changed == targets,
+        description=f"{len(changed)} tensors changed, {len(targets)} are targeted, each change is larger than zero",
+        values={"changed": len(changed), "targeted": len(targets)},
+    )
+
+
+def _untouched_equal_base(report: MergeReport, equal: int) -> CheckRecord:
+    expected = report.bytes_copied
+    return CheckRecord(
+        name="untouched_bytes_are_the_bases",
+        passed=equal == expected,
+        description=f"{equal} of {expected} bytes outside the changed tensors were read again and equal the base's",
+        values={"equal": equal, "expected": expected},
+    )
+
+
+def _add_template(lineage: Lineage, out: Path) -> None:
+    """The template of training where the base has another or none: without it the model could not be prompted right.
+
+    The file goes before a template within tokenizer_config.json.
+    """
+    has_one = (out / TEMPLATE).is_file() or "chat_template" in _read_json(out / "tokenizer_config.json")
+    if lineage.recipe.dataset.chat_template != "model" or not has_one:
+        (out / TEMPLATE).write_bytes(lineage.require("tokenized_dataset").read(TEMPLATE))
+
+
+def _add_end_of_turn(lineage: Lineage, out: Path) -> None:
+    """Have generation stop at the token by which training taught the model to end its turn.
+
+    A base that never took turns does not name it: Llama 3.1 8B stops at its end of text alone, and would talk on.
+    """
+    taught = json.loads(lineage.require("tokenized_dataset").read(SPECIAL_TOKENS))["end_of_turn"]["id"]
+    model = _read_json(out / "config.json")
+    # transformers derives a generation config that is not there from these, and takes none of them once it is.
+    derived = {name: model[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id") if name in model}
+    config = _read_json(out / GENERATION_CONFIG) or derived
+    named = config.get("eos_token_id")
+    ends = named if isinstance(named, list) else [named] if named is not None else []
+    if taught not in ends:
+        text = json.dumps({**config, "eos_token_id": [*ends, taught]}, indent=2)
+        (out / GENERATION_CONFIG).write_text(text + "\n", encoding="utf-8")
+
+
+def _read_json(path: Path) -> dict[str, Any]:  # Any: whatever a published config holds
+    return dict(json.loads(path.read_bytes())) if path.is_file() else {}
+
+
+if __name__ == "__main__":
+    program.main("merge", build)

@@ -1,0 +1,303 @@
+"""What every step program shares: four flags, logging, progress to Dagster, errors as exit codes, publishing.
+
+This is one of the two places that read the environment; everything else takes arguments. A new knob is a field of the
+recipe, never a flag here.
+"""
+
+import argparse
+import contextlib
+import importlib.metadata
+import logging
+import os
+import platform
+import resource
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from dagster_pipes import DAGSTER_PIPES_CONTEXT_ENV_VAR, PipesContext, open_dagster_pipes
+
+from neuron_ops.errors import FULL, InvalidInput, OpsError
+from neuron_ops.launch.outcome import ERROR_FILE, leave_error
+from neuron_ops.launch.process import LAUNCHER_PID, end_without_launcher
+from neuron_ops.recipe.file import load_recipe
+from neuron_ops.steps.addresses import Lineage
+from neuron_ops.steps.commands import takes_several, world_command
+from neuron_ops.steps.table import BY_VERB, Step
+from neuron_ops.store.artifacts import ArtifactStore, CheckRecord, FileRecord, Manifest, Provenance, Scalar, Writer
+from neuron_ops.store.raw_datasets import RawDatasets
+
+log = logging.getLogger(__name__)
+
+LOGGERS = ("neuron_ops", "__main__")
+"""Ours; a module that runs as the program is called __main__."""
+
+TOOLCHAIN = ("torch", "transformers", "peft", "accelerate", "datasets", "tokenizers", "safetensors", "numpy")
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What a step says about the files it wrote."""
+
+    metrics: dict[str, Scalar]
+    """Numbers and words that a person wants to see beside the artifact."""
+    checks: tuple[CheckRecord, ...] = ()
+    """Properties that the step established; one that failed stops whatever would be built on the artifact."""
+    placed: tuple[FileRecord, ...] = ()
+    """Files that the step made durable at their place by itself, instead of writing them into the folder."""
+
+
+Build = Callable[[Lineage, Path], StepResult]
+"""Fills a folder for the run's dataset version."""
+
+
+def main(verb: str, build: Build) -> None:
+    """Run a step as a program and exit: 0, an OpsError's code, 128 and a signal's number, or 1 with a traceback."""
+    step, arguments = BY_VERB[verb], parse(BY_VERB[verb], sys.argv[1:])
+
+    def body() -> int:
+        lineage = open_lineage(arguments)
+        _start_every_process(step, lineage)
+        make(step, lineage, build)
+        return 0
+
+    run_program(body, _dagster())
+
+
+def run_program(body: Callable[[], int], progress: contextlib.AbstractContextManager[None] | None = None) -> NoReturn:
+    """What every program of ours does around its body: logging, signals, errors as exit codes."""
+    _configure_logging()
+    _end_on_signals()
+    with progress or contextlib.nullcontext():
+        try:
+            status = body()
+        except OpsError as error:
+            _report_error(error)
+            status = error.exit_code
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            full = InvalidInput(
+                f"The disk became full ({error.filename or 'of the store, or of TMPDIR'}), so nothing was published. "
+                "Free some space, or give the store (FINE_TUNE_STORE) another place."
+            )
+            _report_error(full)
+            status = full.exit_code
+        except SystemExit as stop:  # a signal, after everything below has unwound
+            status = int(stop.code or 0)
+    # Outside: Dagster would show an exit that passes through its client as an exception with a stack of frames.
+    sys.exit(status)
+
+
+def end_at_once(error: OpsError) -> NoReturn:
+    """Report an error and end this process from any of its threads, whatever the others wait for."""
+    _report_error(error)
+    sys.stderr.flush()
+    os._exit(error.exit_code)
+
+
+def launch_name() -> str:
+    """What the processes of this launch on this machine have in common, and no other launch at the same time."""
+    if "LOCAL_RANK" not in os.environ:
+        return str(os.getpid())
+    return f"{os.getppid()}-{os.environ.get('MASTER_PORT', '')}"
+
+
+def node() -> tuple[int, str]:
+    """Of a step that is one process on each node: the node's number, and HOST:PORT at which node 0 is found."""
+    return _rank(), f"{os.environ.get('MASTER_ADDR', '127.0.0.1')}:{os.environ.get('MASTER_PORT', '0')}"
+
+
+def _start_every_process(step: Step, lineage: Lineage) -> None:
+    """Become the program that starts them, where a person typed a step that takes several; one would train wrong."""
+    if "RANK" in os.environ or not takes_several(step, lineage.recipe):
+        return
+    # What they would find missing or finished is known before they start.
+    if lineage.store.find(lineage.require_before(step.artifact).address) is None:
+        argv = world_command(step, sys.argv[1:])
+        os.execv(argv[0], argv)
+
+
+def make(step: Step, lineage: Lineage, build: Build) -> None:
+    """Make the step's artifact unless it is finished; of several ranks, only the first writes.
+
+    Raises:
+        OpsError: what the step, its inputs or the store found wrong.
+    """
+    plan = lineage.require_before(step.artifact)
+    if lineage.store.find(plan.address) is not None:
+        log.info("%s is finished already; nothing to do", plan.address)
+        return
+    log.info("making %s", plan.address)
+    started = time.monotonic()
+    try:
+        with lineage.store.writer(plan.address) as writer:
+            product = build(lineage, writer.path)
+            if _rank() == 0:
+                _publish(step, lineage, plan, writer, product, time.monotonic() - started)
+    except (OSError, OpsError):
+        # The run that finishes first removes what slower ones were writing; to them that looks like a vanished folder.
+        if lineage.store.find(plan.address) is None:
+            raise
+        log.info("another run finished %s first; its files are used", plan.address)
+
+
+def _publish(
+    step: Step, lineage: Lineage, plan: Provenance, writer: Writer, product: StepResult, seconds: float
+) -> None:
+    def make_manifest(data: str, files: tuple[FileRecord, ...]) -> Manifest:
+        return Manifest(
+            artifact=step.artifact,
+            step=step.verb,
+            dataset_version=plan.address.dataset_version,
+            fingerprint=plan.address.fingerprint,
+            reads=plan.reads,
+            inputs=plan.inputs,
+            data=data,
+            files=files,
+            metrics={**product.metrics, **_costs(seconds)},
+            checks=product.checks,
+            toolchain=toolchain(),
+            finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+
+    artifact = writer.publish(make_manifest, product.placed)
+    manifest = artifact.manifest
+    log.info("finished %s: %d files, %d bytes", artifact.location, len(manifest.files), manifest.total_bytes)
+
+
+def toolchain() -> dict[str, str]:
+    """Versions of what is installed and can change results, read without importing any of it."""
+    versions = {"python": platform.python_version()}
+    for name in TOOLCHAIN:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return versions
+
+
+def _costs(seconds: float) -> dict[str, Scalar]:
+    own, children = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return {
+        "seconds": round(seconds, 3),
+        "cpu_seconds": round(own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime, 3),
+        "peak_rss_bytes": _peak_rss() or own.ru_maxrss * 1024,
+    }
+
+
+def _peak_rss() -> int | None:
+    """Bytes that this program held at most; None where the system has no /proc.
+
+    The kernel's resource usage would do, but it starts with what the launching process held when it started this one.
+    """
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return None
+
+
+def parse(step: Step, words: Sequence[str]) -> argparse.Namespace:
+    """The flags of a step, the same for each; exits with a word on usage where they are wrong."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m neuron_ops.{step.verb}", description=f"Makes {step.artifact} and publishes it in the store."
+    )
+    add_places(parser)
+    parser.add_argument("--dataset-version", required=step.partitioned, help="the dataset version, such as demo-v1")
+    return parser.parse_args(words)
+
+
+def add_places(parser: argparse.ArgumentParser) -> None:
+    """The flags that say what is made and where everything is."""
+    parser.add_argument("--recipe", required=True, help="name of a shipped recipe, or a .yaml or .json file")
+    parser.add_argument("--store", required=True, help="folder or s3://bucket/prefix that holds the artifacts")
+    parser.add_argument("--raw", help="folder or s3://bucket/prefix of the raw datasets (default: STORE/raw)")
+
+
+def open_lineage(arguments: argparse.Namespace) -> Lineage:
+    """The run that the flags describe."""
+    store = ArtifactStore(arguments.store)
+    raw = RawDatasets(arguments.raw or f"{store.url}/raw")
+    return Lineage(load_recipe(arguments.recipe), store, raw, getattr(arguments, "dataset_version", None))
+
+
+def _launched_by_dagster() -> bool:
+    return DAGSTER_PIPES_CONTEXT_ENV_VAR in os.environ
+
+
+def _rank() -> int:
+    return int(os.environ.get("RANK", "0"))
+
+
+def _configure_logging() -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(message)s", datefmt="%H:%M:%S"))
+    # Launched by Dagster, progress goes to its event log; a second copy of each line would only hide warnings.
+    handler.setLevel(logging.WARNING if _launched_by_dagster() else logging.INFO)
+    logging.getLogger().addHandler(handler)
+    for name in LOGGERS:
+        logging.getLogger(name).setLevel(logging.INFO if _rank() == 0 else logging.WARNING)
+
+
+def _end_on_signals() -> None:
+    """SIGTERM and Ctrl-C unwind the program, so that half-written files go; a launcher that is gone means SIGTERM."""
+
+    def unwind(number: int, _frame: FrameType | None) -> None:
+        sys.exit(128 + number)
+
+    signal.signal(signal.SIGTERM, unwind)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a shell's background jobs ignore Ctrl-C
+        signal.signal(signal.SIGINT, unwind)
+    launcher = os.environ.get(LAUNCHER_PID)
+    if launcher is not None:
+        threading.Thread(target=_follow, args=(int(launcher),), daemon=True).start()
+
+
+def _follow(launcher: int) -> None:
+    end_without_launcher(launcher)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(10)
+    os._exit(143)  # a rank inside a collective never returns to Python, so the handler above never runs
+
+
+@contextlib.contextmanager
+def _dagster() -> Iterator[None]:
+    """Send the log to Dagster while the step runs, where Dagster launched it; from the first rank only."""
+    if not _launched_by_dagster() or _rank() != 0:
+        yield
+        return
+    with open_dagster_pipes() as pipes:
+        handler = _PipesHandler(pipes)
+        for name in LOGGERS:
+            logging.getLogger(name).addHandler(handler)
+        try:
+            yield
+        finally:
+            for name in LOGGERS:
+                logging.getLogger(name).removeHandler(handler)
+
+
+class _PipesHandler(logging.Handler):
+    """Each record becomes a line of Dagster's event log, live."""
+
+    def __init__(self, pipes: PipesContext) -> None:
+        super().__init__(logging.INFO)
+        self._pipes = pipes
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._pipes.log.log(record.levelno, record.getMessage())
+
+
+def _report_error(error: OpsError) -> None:
+    """Where the launcher wants it, else to whoever reads stderr."""
+    file = os.environ.get(ERROR_FILE)
+    if file is not None:
+        leave_error(Path(file), error)
+    else:
+        sys.stderr.write(f"error: {error}\n")

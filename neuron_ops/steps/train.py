@@ -1,0 +1,65 @@
+"""`train` makes `lora_checkpoints`: the one training loop, on whatever backend the recipe names.
+
+Everything that resuming needs is in its checkpoints. The loop itself belongs to training/loop.py.
+"""
+
+import json
+from pathlib import Path
+
+from neuron_ops.backends import open_backend
+from neuron_ops.steps import program
+from neuron_ops.steps.addresses import Lineage
+from neuron_ops.steps.graph_cache_use import GraphCacheUse, compiled_graphs
+from neuron_ops.store.artifacts import CheckRecord
+from neuron_ops.store.shared_copy import shared_copy
+from neuron_ops.training.checkpoints import HISTORY, Checkpoints
+from neuron_ops.training.history import History, draw_losses
+from neuron_ops.training.loop import Loop
+from neuron_ops.training.ranks import Ranks
+
+
+def build(lineage: Lineage, out: Path) -> program.StepResult:
+    """Train with the graphs that `compile` made."""
+    with compiled_graphs(lineage, program.launch_name(), program.end_at_once) as ready:
+        loop = _train(lineage, out)
+    return _product(loop, ready)
+
+
+def _train(lineage: Lineage, out: Path) -> Loop:
+    """Train, resuming from the newest finished checkpoint of this very training, and say which one is best."""
+    backend = open_backend(lineage.recipe)
+    plan = lineage.provenance("lora_checkpoints")
+    checkpoints = Checkpoints(lineage.store, plan, backend, Ranks())
+    dataset, model, launch = lineage.require("tokenized_dataset"), lineage.require("base_model"), program.launch_name()
+    first = backend.rank == 0  # one rank reads every byte to compare digests; the others compare sizes
+    with shared_copy(dataset, launch, verify=first) as rows, shared_copy(model, launch, verify=first) as base:
+        loop = Loop(lineage.recipe, backend, checkpoints, rows, base, out / HISTORY)
+        loop.run()
+    if first:
+        checkpoints.tidy()
+        summary = checkpoints.summary(loop.best_step())
+        (out / "checkpoints.json").write_text(json.dumps(summary, indent=2) + "\n")
+        draw_losses(loop.history, out / "loss.png")
+    return loop
+
+
+def _product(loop: Loop, ready: GraphCacheUse) -> program.StepResult:
+    checks = (_held_out_loss_fell(loop.history), ready.check())
+    return program.StepResult(metrics={**loop.metrics(), **ready.metrics()}, checks=checks)
+
+
+def _held_out_loss_fell(history: History) -> CheckRecord:
+    """A warning only: whether the model may be used is decided on the merged weights, by `evaluate`."""
+    losses = history.evaluations()
+    before, best = losses[0], min(losses.values())
+    return CheckRecord(
+        name="held_out_loss_fell",
+        passed=best < before,
+        blocking=False,
+        description=f"held-out loss {best:.4f} at best, {before:.4f} before training",
+        values={"before": before, "best": best},
+    )
+
+
+if __name__ == "__main__":
+    program.main("train", build)

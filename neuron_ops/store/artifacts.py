@@ -1,0 +1,350 @@
+"""Where artifacts live and when they count as finished.
+
+    <store>/<artifact>/<dataset version>/<fingerprint>/manifest.json     written last: its presence is "finished"
+                                                      /w-<writer>/...    the files that the manifest names
+
+Each writer fills a folder of its own and then tries to create the manifest, which only one can. So two writers of one
+address never mix, a kill at any moment leaves no half artifact, and it is the same on a folder and on S3. Addresses,
+manifests, finding and publishing belong here; what is inside an artifact belongs to the step that makes it.
+"""
+
+import contextlib
+import hashlib
+import json
+import logging
+import secrets
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from neuron_ops.errors import CorruptArtifact, InvalidInput, MissingArtifact
+from neuron_ops.store.files import Files, LocalFiles, digest_bytes, digest_file, open_files
+
+log = logging.getLogger(__name__)
+
+MANIFEST = "manifest.json"
+WRITER_PREFIX = "w-"
+
+Scalar = str | int | float | bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where one artifact lives, relative to the store."""
+
+    artifact: str
+    fingerprint: str
+    dataset_version: str | None = None
+    part: str | None = None
+    """A finished piece of an unfinished artifact, such as one checkpoint; an artifact of its own."""
+
+    def __str__(self) -> str:
+        parts = (self.artifact, self.dataset_version, self.fingerprint, self.part)
+        return "/".join(part for part in parts if part is not None)
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class FileRecord(_Record):
+    """One file of an artifact."""
+
+    name: str
+    bytes: int
+    digest: str
+    """xxh3_128, hexadecimal."""
+
+
+class InputRecord(_Record):
+    """What a step read: the address of an artifact and the digest of the files that mattered."""
+
+    address: str
+    digest: str
+
+
+class CheckRecord(_Record):
+    """One property that the step established, shown as an asset check."""
+
+    name: str
+    passed: bool
+    description: str
+    blocking: bool = True
+    """Whether failing stops everything that would be built on the artifact."""
+    values: dict[str, Scalar] = {}
+
+
+class Manifest(_Record):
+    """Everything known about a finished artifact."""
+
+    artifact: str
+    step: str
+    dataset_version: str | None
+    fingerprint: str
+    reads: dict[str, Any]  # Any: a step's own recipe sections, kept to explain a fingerprint that differs
+    inputs: dict[str, InputRecord]
+    data: str
+    """Folder of the files, relative to the address."""
+    files: tuple[FileRecord, ...]
+    metrics: dict[str, Scalar]
+    checks: tuple[CheckRecord, ...] = ()
+    toolchain: dict[str, str] = {}
+    finished_at: str
+    """UTC, ISO 8601."""
+
+    @property
+    def digest(self) -> str:
+        """Digest of the content: names and digests of all files, and nothing that differs between two equal runs."""
+        return self.digest_of(None)
+
+    def digest_of(self, names: tuple[str, ...] | None) -> str:
+        """Digest of the named files that are there; None for all of them."""
+        return fingerprint({file.name: file.digest for file in self.files if names is None or file.name in names})
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes of all files, the manifest not counted."""
+        return sum(file.bytes for file in self.files)
+
+
+def fingerprint(value: object) -> str:
+    """First 16 hexadecimal digits of SHA-256 over canonical JSON (sorted keys, no spaces)."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def explain_difference(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Which fields differ between what two fingerprints read: `["graph.sequence_length: 256 -> 512"]`."""
+    lines = []
+    for key in sorted(old.keys() | new.keys()):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            lines += explain_difference(before, after, f"{prefix}{key}.")
+        elif before != after:
+            lines.append(f"{prefix}{key}: {before!r} -> {after!r}")
+    return lines
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """What an artifact is made from, and therefore where it belongs."""
+
+    address: Address
+    reads: dict[str, Any]  # Any: plain JSON of recipe fields
+    inputs: dict[str, InputRecord]
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """A finished artifact: its address, its manifest and the way to its files."""
+
+    address: Address
+    manifest: Manifest
+    _files: Files = field(repr=False)
+
+    @property
+    def location(self) -> str:
+        """Folder or URL of the files, to show and to copy from."""
+        return f"{self._files.url}/{self._path}"
+
+    @property
+    def is_local(self) -> bool:
+        """Whether `local` gives the files where they are; else it copies them each time."""
+        return isinstance(self._files, LocalFiles)
+
+    @property
+    def _path(self) -> str:
+        return f"{self.address}/{self.manifest.data}"
+
+    def read(self, name: str) -> bytes:
+        """One file's bytes.
+
+        Raises:
+            CorruptArtifact: the manifest names the file, but it is not there or not those bytes.
+        """
+        record = next((file for file in self.manifest.files if file.name == name), None)
+        data = self._files.read(f"{self._path}/{name}") if record else None
+        if record is None or data is None or len(data) != record.bytes:
+            raise self._corrupt(name, "is missing or has another size")
+        if digest_bytes(data) != record.digest:
+            raise self._corrupt(name, "holds other bytes")
+        return data
+
+    def has(self, name: str) -> bool:
+        """Whether the manifest names this file."""
+        return any(file.name == name for file in self.manifest.files)
+
+    @contextlib.contextmanager
+    def local(self, *, verify: bool = True, names: Collection[str] | None = None) -> Iterator[Path]:
+        """The files as a local folder for the time of the `with` block, their bytes compared with the manifest.
+
+        verify=False compares sizes only, for a reader that computes digests of its own as it reads. With `names`, no
+        other files need be there.
+
+        Raises:
+            CorruptArtifact: a file is missing, cut short, or other than it was when it was published.
+        """
+        self.check_sizes()
+        files = [file for file in self.manifest.files if names is None or file.name in names]
+        with self._files.local(self._path, [file.name for file in files]) as folder:
+            for file in files if verify else ():
+                if digest_file(folder / file.name) != file.digest:
+                    raise self._corrupt(file.name, "holds other bytes")
+            yield folder
+
+    def check_sizes(self) -> None:
+        """Compare every file's size with the manifest: what reuse can afford (a listing, no bytes read).
+
+        Raises:
+            CorruptArtifact: a file is missing or has another size.
+        """
+        stamps = self._files.stamps(self._path)
+        for file in self.manifest.files:
+            if file.name not in stamps or stamps[file.name][0] != file.bytes:
+                raise self._corrupt(file.name, "is missing or has another size")
+
+    def _corrupt(self, name: str, how: str) -> CorruptArtifact:
+        return CorruptArtifact(
+            f"{self.location}/{name} {how}, against {MANIFEST}: the artifact was changed after it was finished. "
+            f"{_make_again(self._files.url, self.address)}"
+        )
+
+
+def _make_again(url: str, address: Address) -> str:
+    """What to do about an artifact that cannot be used; a finished one is reused as long as its manifest is there."""
+    again = f"materialize {address.artifact} again"
+    if address.part is None:
+        return f"Remove {url}/{address} and {again}."
+    whole = f"{url}/{replace(address, part=None)}"
+    return f"Remove {url}/{address} and {whole}/{MANIFEST}, then {again}: it goes on from what is whole below {whole}."
+
+
+@dataclass(slots=True)
+class Writer:
+    """A folder to fill, and the right to try to publish it. Get one from `ArtifactStore.writer`."""
+
+    address: Address
+    path: Path
+    _store: "ArtifactStore"
+    _data: str
+
+    def publish(
+        self, make_manifest: Callable[[str, tuple[FileRecord, ...]], Manifest], placed: Sequence[FileRecord] = ()
+    ) -> Artifact:
+        """Make the files durable, then create the manifest: last, whole, and only if no other writer did.
+
+        `placed` are files that never were in the folder, because they are durable at their place already.
+        Returns this writer's artifact, or that of the writer who was first; this one's files are then removed.
+        """
+        try:
+            self._try_to_publish(make_manifest, placed)
+        except FileNotFoundError:
+            # The writer who was first has swept this one's files away.
+            if self._store.find(self.address) is None:
+                raise
+        artifact = self._store.require(self.address)
+        if artifact.manifest.data != self._data:
+            log.info("another run finished %s first; its files are used and this run's are removed", self.address)
+        # Also this writer's own files, unless the manifest names them: S3 may say "it exists" of a manifest that its
+        # own first try created, when the answer to that try was lost.
+        self._store.sweep(artifact)
+        return artifact
+
+    def _try_to_publish(
+        self, make_manifest: Callable[[str, tuple[FileRecord, ...]], Manifest], placed: Sequence[FileRecord]
+    ) -> None:
+        written = tuple(
+            FileRecord(name=file.relative_to(self.path).as_posix(), bytes=file.stat().st_size, digest=digest_file(file))
+            for file in sorted(self.path.rglob("*"))
+            if file.is_file()
+        )
+        manifest = make_manifest(self._data, tuple(sorted([*written, *placed], key=lambda file: file.name)))
+        self._store.files.store(self.path, f"{self.address}/{self._data}")
+        self._store.files.create(f"{self.address}/{MANIFEST}", manifest.model_dump_json(indent=2).encode())
+
+
+class ArtifactStore:
+    """A tree of artifacts in a local folder or under s3://bucket/prefix."""
+
+    def __init__(self, url: str) -> None:
+        self.files = open_files(url)
+
+    @property
+    def url(self) -> str:
+        """The root, as given."""
+        return self.files.url
+
+    def find(self, address: Address) -> Artifact | None:
+        """The finished artifact at this address, or None.
+
+        Raises:
+            CorruptArtifact: there is a manifest that cannot be read.
+        """
+        data = self.files.read(f"{address}/{MANIFEST}")
+        if data is None:
+            return None
+        try:
+            return Artifact(address, Manifest.model_validate_json(data), self.files)
+        except ValidationError as error:
+            raise CorruptArtifact(
+                f"{self.url}/{address}/{MANIFEST} cannot be read ({error.error_count()} errors, the first: "
+                f"{error.errors()[0]['msg']}). {_make_again(self.url, address)}"
+            ) from None
+
+    def require(self, address: Address) -> Artifact:
+        """The finished artifact at this address.
+
+        Raises:
+            MissingArtifact: nothing finished is there.
+        """
+        artifact = self.find(address)
+        if artifact is None and address.part is not None:
+            raise MissingArtifact(f"{self.url}/{address} has no {MANIFEST}. {_make_again(self.url, address)}")
+        if artifact is None:
+            where = f" for partition {address.dataset_version!r}" if address.dataset_version else ""
+            raise MissingArtifact(
+                f"{self.url}/{address} has no {MANIFEST}, so it was never finished with this recipe and these inputs. "
+                f"Materialize {address.artifact}{where} first."
+            )
+        return artifact
+
+    def parts(self, address: Address, prefix: str) -> list[Artifact]:
+        """Finished parts whose name begins with `prefix`, sorted by name."""
+        names = [name for name in self.files.children(str(address)) if name.startswith(prefix)]
+        found = (
+            self.find(Address(address.artifact, address.fingerprint, address.dataset_version, name)) for name in names
+        )
+        return [artifact for artifact in found if artifact is not None]
+
+    @contextlib.contextmanager
+    def writer(self, address: Address) -> Iterator[Writer]:
+        """A fresh folder to fill and publish. Left without `publish`, its files are removed."""
+        data = f"{WRITER_PREFIX}{secrets.token_hex(4)}"
+        with self.files.workspace(f"{address}/{data}") as path:
+            try:
+                yield Writer(address, path, self, data)
+            finally:
+                if not self._is_published(address, data):
+                    self.files.remove(f"{address}/{data}")
+
+    def remove(self, address: Address) -> None:
+        """Remove an artifact: its manifest first, so that nobody finds half of it."""
+        self.files.remove(f"{address}/{MANIFEST}")
+        self.files.remove(str(address))
+
+    def sweep(self, artifact: Artifact) -> None:
+        """Remove what killed or slower writers left beside a finished artifact."""
+        for name in self.files.children(str(artifact.address)):
+            if name.startswith((WRITER_PREFIX, ".")) and name != artifact.manifest.data:
+                self.files.remove(f"{artifact.address}/{name}")
+        try:
+            self.files.abort_uploads(str(artifact.address))
+        except InvalidInput as error:  # a right that only tidying needs
+            log.warning("uploads that killed writers left below %s stay: %s", artifact.address, error)
+
+    def _is_published(self, address: Address, data: str) -> bool:
+        artifact = self.find(address)
+        return artifact is not None and artifact.manifest.data == data

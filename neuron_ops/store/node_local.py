@@ -1,0 +1,120 @@
+"""A copy of an artifact that belongs to the processes of one training on one machine, and to nobody else.
+
+A compiler writes into its cache: locks, and what it had to compile. Published artifacts never change, so each training
+gets a copy; what is in S3 it gets to read in the same way (shared_copy). The first of its processes on a machine fills
+it, the others wait; the last one out removes it, and what killed trainings left is removed by the next. All of this
+hangs on flock, which the kernel lets go with the process.
+"""
+
+import contextlib
+import fcntl
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from neuron_ops.errors import InvalidInput
+
+READY = ".ready"
+
+Fill = Callable[[Path], None]
+
+
+def node_local_root() -> Path:
+    """Where this user's overlays are on this machine."""
+    return Path(tempfile.gettempdir(), f"fine-tune-{os.getuid()}")
+
+
+@contextlib.contextmanager
+def node_local_folder(name: str, fill: Fill, root: Path | None = None) -> Iterator[Path]:
+    """The folder `name` below the machine's overlays, filled, while this process uses it."""
+    root = root or node_local_root()
+    _make_private(root)
+    _sweep(root)
+    folder = root / name
+    descriptor = _enter(folder, fill)
+    try:
+        yield folder
+    finally:
+        _remove_if_unused(folder, descriptor)
+        os.close(descriptor)
+
+
+def _make_private(root: Path) -> None:
+    """Programs are run from there, so nobody else may write to it.
+
+    Raises:
+        InvalidInput: the name is taken by another user, or by a link.
+    """
+    root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = root.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+        raise InvalidInput(
+            f"{root} must be a folder that only this user may write to: compiled programs are run from it. Remove it, "
+            "or set TMPDIR to a folder of your own."
+        )
+
+
+def _enter(folder: Path, fill: Fill) -> int:
+    """A shared lock on a folder that is filled; by this process, unless another one did."""
+    while True:
+        descriptor = _open(folder)
+        try:
+            if _try_exclusive(descriptor) and _is(folder, descriptor):
+                _fill(folder, fill)
+            fcntl.flock(descriptor, fcntl.LOCK_SH)  # waits for whoever fills it
+            # A process that was killed while it filled the folder leaves it without the mark: try again.
+            if _is(folder, descriptor) and (folder / READY).exists():
+                return descriptor
+        except BaseException:
+            _remove_if_unused(folder, descriptor)
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+
+
+def _fill(folder: Path, fill: Fill) -> None:
+    """Alone with the folder: whatever is in it is of a training that is gone."""
+    for child in folder.iterdir():
+        shutil.rmtree(child) if child.is_dir() else child.unlink()
+    fill(folder)
+    (folder / READY).touch()
+
+
+def _sweep(root: Path) -> None:
+    for folder in root.iterdir():
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            # Just made and not yet locked by its owner looks the same; the owner then makes it again.
+            _remove_if_unused(folder, descriptor)
+            os.close(descriptor)
+
+
+def _remove_if_unused(folder: Path, descriptor: int) -> None:
+    if _try_exclusive(descriptor) and _is(folder, descriptor):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _open(folder: Path) -> int:
+    while True:
+        folder.mkdir(exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):  # swept away in between
+            return os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+
+
+def _try_exclusive(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _is(folder: Path, descriptor: int) -> bool:
+    """Whether the open folder still has this path: another process may have removed and made it again."""
+    try:
+        return os.path.samestat(os.stat(folder), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False

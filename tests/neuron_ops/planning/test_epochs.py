@@ -1,0 +1,102 @@
+"""How often data is really seen, and cadences that never come to pass."""
+
+import pytest
+
+from neuron_ops.backends import layout
+from neuron_ops.planning.data import DataForecast
+from neuron_ops.planning.epochs import Epochs, epoch_warnings, forecast_epochs, training_warnings
+from neuron_ops.planning.quantities import Range
+from neuron_ops.recipe.file import load_recipe
+from neuron_ops.recipe.schema import Recipe, TrainingSection
+
+
+def data_of(sequences: int) -> DataForecast:
+    """One dataset version with so many training sequences of one row each."""
+    nothing = Range.exactly(0)
+    return DataForecast(
+        source="a test",
+        rows=sequences + 10,
+        training_rows=Range.exactly(sequences),
+        held_out_rows=Range.exactly(10),
+        tokens=nothing,
+        supervised_share=nothing,
+        sequences=Range.exactly(sequences),
+        held_out_sequences=Range.exactly(10),
+        padding_share=nothing,
+        longest_row=None,
+    )
+
+
+def exposed(recipe: Recipe, sequences: int) -> Epochs:
+    return forecast_epochs(recipe, layout(recipe), data_of(sequences))
+
+
+def test_the_seeds_one_epoch_saw_24_percent_of_the_rows() -> None:
+    # 8 processes with TP 8 are one data-parallel rank: 1,200 steps of 3 sequences, of dolly's 15,011 rows.
+    recipe = load_recipe(
+        "tiny_llama_cpu",
+        {"graph.micro_batch_size": 1, "graph.gradient_accumulation_steps": 3, "training.max_steps": 1200},
+    )
+
+    epochs = exposed(recipe, 15_011)
+
+    assert epochs.number is not None
+    assert epochs.number.low == pytest.approx(0.2398, abs=1e-4)
+    assert list(epoch_warnings(epochs)) == [
+        "training.max_steps 1,200 x 3 sequences see 24% of the training data, less than one epoch. "
+        "For all of it, set training.max_steps to 5,004."
+    ]
+
+
+def test_data_parallel_ranks_see_data_side_by_side() -> None:
+    epochs = exposed(load_recipe("llama3_8b_lora_trn1"), 14_400)
+
+    assert epochs.sequences_per_step == 3 * 4
+    assert epochs.positions == 1_200 * 12 * 1_024
+    assert epochs.number == Range.exactly(1.0)
+    assert list(epoch_warnings(epochs)) == []
+
+
+def test_evaluations_happen_before_between_and_after() -> None:
+    epochs = exposed(load_recipe("llama3_8b_lora_trn1", {"training.max_steps": 1150}), 14_400)
+
+    # Before step 1, at 100, 200, … 1,100, and after 1,150.
+    assert epochs.evaluated_positions == Range.exactly(13 * 10 * 1_024)
+
+
+def test_the_steps_of_an_epoch_round_up_to_one() -> None:
+    epochs = exposed(load_recipe("llama3_8b_lora_trn1", {"training.max_steps": 101}), 5)
+
+    (warning,) = epoch_warnings(epochs)
+    assert warning.endswith("see each row 242 times. One epoch is 1 steps.")
+
+
+def test_without_data_epochs_are_not_known_and_nobody_is_warned() -> None:
+    recipe = load_recipe("llama3_8b_lora_trn1")
+
+    epochs = forecast_epochs(recipe, layout(recipe), None)
+
+    assert epochs.number is None
+    assert list(epoch_warnings(epochs)) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"eval_steps": 30, "save_steps": 30}, ["eval_steps (30) is beyond", "save_steps (30) is"]),
+        ({"save_steps": 40}, ["save_steps (40) is beyond training.max_steps (20)"]),
+        ({"warmup_steps": 11}, ["warmup_steps (11) is more than half of training.max_steps (20)"]),
+        ({"early_stopping_patience": 2}, ["early_stopping_patience (2) x eval_steps (10) is not below"]),
+        ({"early_stopping_patience": 1, "warmup_steps": 10}, []),
+        ({"learning_rate": 1e30}, ["training.learning_rate is 1e+30"]),
+    ],
+)
+def test_cadences_that_never_come_to_pass_and_a_slip_of_the_pen_are_named(
+    changes: dict[str, float], says: list[str]
+) -> None:
+    training = TrainingSection(**{"max_steps": 20, "eval_steps": 10, "save_steps": 10, **changes})
+
+    warnings = list(training_warnings(training))
+
+    assert len(warnings) == len(says)
+    assert all(text in warning for text, warning in zip(says, warnings, strict=True))

@@ -1,0 +1,94 @@
+"""The rehearsal: training's own loop, over every kind of graph, that leaves seconds and nothing else."""
+
+import json
+import logging
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from neuron_ops.errors import InvalidInput
+from neuron_ops.launch import process
+from neuron_ops.steps.warmup import rehearse, shorten
+from neuron_ops.steps.warmup_launcher import RESULT
+from neuron_ops.training.batches import Rows
+from tests.neuron_ops.training.workbench import make_lineage, make_model, make_recipe
+
+LOOP = "neuron_ops.training.loop"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_model(tmp_path_factory.mktemp("published") / "model")
+
+
+@pytest.mark.parametrize("packing", [True, False])
+def test_it_evaluates_takes_two_steps_and_evaluates_again(
+    model: Path, tmp_path: Path, packing: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    lineage = make_lineage(tmp_path, make_recipe(model, training__max_steps=500, dataset__packing=packing))
+    before = set(lineage.store.files.stamps(""))
+    caplog.clear()
+    caplog.set_level(logging.INFO, logger=LOOP)
+
+    rehearse(lineage, tmp_path)
+
+    lines = [record.getMessage().partition(" loss")[0] for record in caplog.records if record.name == LOOP]
+    assert lines == ["step 0 held-out", "step 2/2", "step 2 held-out"]
+    assert set(lineage.store.files.stamps("")) == before, "no checkpoint"
+    measured = json.loads((tmp_path / RESULT).read_text())
+    assert set(measured) == {"first_evaluation_seconds", "first_step_seconds", "second_step_seconds", "machine"}
+    assert measured["first_step_seconds"] > 0
+
+
+def test_a_short_recipe_has_the_graphs_of_the_long_one(model: Path) -> None:
+    recipe = make_recipe(model, training__max_steps=500, training__early_stopping_patience=1)
+
+    short = shorten(recipe)
+
+    assert short.graph == recipe.graph
+    assert short.hardware == recipe.hardware
+    assert short.training.max_grad_norm == recipe.training.max_grad_norm
+    assert (short.training.max_steps, short.training.early_stopping_patience) == (2, None)
+
+
+def test_numbers_that_mean_nothing_do_not_end_it(model: Path, tmp_path: Path) -> None:
+    """Where graphs are only extracted nothing is computed, so a loss may be anything."""
+    lineage = make_lineage(tmp_path, make_recipe(model, training__learning_rate=1e30, training__max_grad_norm=1e30))
+
+    rehearse(lineage, tmp_path)
+
+    assert (tmp_path / RESULT).exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+@pytest.mark.slow
+def test_an_error_is_left_for_the_process_that_started_it(model: Path, tmp_path: Path) -> None:
+    lineage = make_lineage(tmp_path, make_recipe(model))
+    recipe = tmp_path / "cuda.json"
+    recipe.write_text(make_recipe(model, hardware__backend="cuda").to_json())
+    argv = [sys.executable, "-m", "neuron_ops.steps.warmup", "--recipe", str(recipe), "--store", lineage.store.url]
+    lines: list[str] = []
+
+    ending = process.run([*argv, "--out", str(tmp_path)], {}, lines.append)
+
+    assert ending.status == InvalidInput.exit_code, lines
+    assert "Traceback" not in "".join(lines)
+    assert str(ending.error).startswith("hardware.backend is cuda, but torch sees no GPU here")
+
+
+def test_synthetic_rows_have_the_shape_of_real_ones(model: Path, tmp_path: Path) -> None:
+    from neuron_ops.rows.synthetic import write_rows
+
+    recipe = make_recipe(model)
+    write_rows(tmp_path, recipe, vocabulary=7, train=5, holdout=2)
+
+    rows = Rows(tmp_path / "train")
+    batch = rows.first(5)
+
+    assert len(rows) == 5
+    assert len(Rows(tmp_path / "holdout")) == 2
+    assert batch["input_ids"].shape == (5, recipe.graph.sequence_length)
+    assert int(batch["input_ids"].max()) < 7
+    assert (rows.supervised > 0).all()
