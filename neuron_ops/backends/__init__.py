@@ -99,9 +99,7 @@ def decides_graphs(recipe: Recipe) -> dict[str, Any]:  # Any: plain JSON
         from neuron_ops.compilers import neuron as neuron_compiler
 
         return {**_graph_layout(recipe), **neuron_compiler.decides_graphs(recipe), "toolchain": toolchain(recipe)}
-    # torch's programs for a CPU have the number of threads written into them.
-    threads = {"threads": recipe.hardware.threads} if recipe.graph.torch_compile else {}
-    return {**_graph_layout(recipe), **threads, "toolchain": toolchain(recipe)}
+    return {**_graph_layout(recipe), "toolchain": toolchain(recipe)}
 
 
 def _graph_layout(recipe: Recipe) -> dict[str, Any]:  # Any: as above
@@ -170,3 +168,17 @@ def _refuse_what_only_neuron_can(recipe: Recipe) -> None:
             f"graph.attn_implementation is 'flash_attention_2', which is Neuron's kernel, but hardware.backend is "
             f"{hardware.backend!r}. Use 'sdpa' or 'eager'."
         )
+
+
+def graph_fields(recipe: Recipe) -> tuple[str, ...]:
+    """Recipe fields outside `graph` that are written into compiled graphs."""
+    if recipe.hardware.backend == "neuron":
+        return ("training.weight_decay", "training.adam_beta1", "training.adam_beta2", "training.max_grad_norm")
+    return ("hardware.threads",) if recipe.graph.torch_compile else ()
+
+
+def warmup_layout(recipe: Recipe) -> Layout:
+    """The processes that warm up."""
+    from neuron_ops.compilers.compiler import warmup_layout as found
+
+    return found(recipe)

@@ -111,15 +111,8 @@ def decides_graphs(recipe: Recipe) -> dict[str, Any]:  # Any: plain JSON
     The learning rate is not: it changes with every step, so it is given to a graph. The optimizer's other numbers may
     be constants of it.
     """
-    training = recipe.training
     return {
         # trn1n's cores are trn1's.
         "target": (recipe.hardware.instance_type or "").removeprefix("ml.").split(".")[0].rstrip("n"),
         "environment": {name: value for name, value in environment(recipe).items() if name in IN_GRAPHS},
-        "optimizer": {
-            "weight_decay": training.weight_decay,
-            "adam_beta1": training.adam_beta1,
-            "adam_beta2": training.adam_beta2,
-            "max_grad_norm": training.max_grad_norm,
-        },
     }

@@ -24,8 +24,10 @@ from neuron_ops.planning.assumptions import (
 from neuron_ops.planning.epochs import Epochs
 from neuron_ops.planning.graphs import GraphCacheForecast
 from neuron_ops.planning.quantities import Range
+from neuron_ops.recipe.first_defaults import field_values, flatten, without_first_defaults
 from neuron_ops.recipe.schema import Recipe
 from neuron_ops.steps.addresses import Lineage
+from neuron_ops.steps.table import GRAPH
 from neuron_ops.store.artifacts import Address, Artifact
 
 TRAININGS = "lora_checkpoints"
@@ -60,7 +62,7 @@ def forecast_duration(
     recipe, known = lineage.recipe, machine(lineage.recipe.hardware.instance_type)
     measured = _measured_rate(lineage, layout)
     rate, rate_source = (measured, MEASURED) if measured else _assumed_rate(recipe, layout, known, shape)
-    work = Range.exactly(epochs.positions) + epochs.evaluated_positions.scaled(FORWARD_SHARE)
+    work = epochs.positions + epochs.evaluated_positions.scaled(FORWARD_SHARE)
     training = work.over(rate) if rate else None
     compilation, compile_source = _compilation(recipe, graphs, known)
     price, price_source = _price(recipe, known)
@@ -101,11 +103,11 @@ def _measured_rate(lineage: Lineage, layout: Layout) -> Range | None:
     base = lineage.find("base_model")
     if base is None:
         return None
-    wanted = {"GraphSection": lineage.recipe.graph.model_dump(mode="json"), "layout": layout.as_json()}
+    wanted = _speed(field_values(lineage.recipe, GRAPH), without_first_defaults(flatten({"layout": layout.as_json()})))
     alike = [
         training.manifest
         for training in islice(_trainings(lineage), MAX_TRAININGS)
-        if _is_alike(training.manifest.reads.get("recipe", {}), wanted)
+        if _speed(training.manifest.reads.get("recipe", {}), training.manifest.reads.get("derived", {})) == wanted
         and _base_digest(training) == base.manifest.digest
     ]
     rates = [float(manifest.metrics.get("tokens_per_second") or 0) for manifest in alike]
@@ -128,8 +130,9 @@ def _base_digest(training: Artifact) -> str | None:
     return record.digest if record else None
 
 
-def _is_alike(reads: dict[str, Any], wanted: dict[str, Any]) -> bool:  # Any: JSON of recipe sections
-    return all(reads.get(name) == value for name, value in wanted.items())
+def _speed(fields: dict[str, Any], derived: dict[str, Any]) -> dict[str, Any]:  # Any: JSON of a manifest
+    """What of a training decides its speed: graph and layout."""
+    return {name: value for name, value in (fields | derived).items() if name.startswith(("graph.", "layout."))}
 
 
 def _assumed_rate(

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from neuron_ops.backends.layout import Layout
 from neuron_ops.planning.data import DataForecast
-from neuron_ops.planning.quantities import Range, show_factor
+from neuron_ops.planning.quantities import Range, show_count, show_factor
 from neuron_ops.recipe.schema import Recipe, TrainingSection
+from neuron_ops.training.length import num_steps
 
 MANY_EPOCHS = 5.0
 """From here on a small adapter mostly learns its rows by heart."""
@@ -23,11 +24,11 @@ ALMOST_ALL = 0.95
 class Epochs:
     """What the steps of a training look at."""
 
-    steps: int
+    steps: Range
     sequences_per_step: int
-    sequences: int
+    sequences: Range
     """Seen over all steps, repetitions counted."""
-    positions: int
+    positions: Range
     """Tokens that are trained on, padding counted."""
     evaluated_positions: Range
     """Tokens that the evaluations on held-out rows compute besides, forward only."""
@@ -36,23 +37,38 @@ class Epochs:
     steps_in_one: Range | None
 
 
-def forecast_epochs(recipe: Recipe, layout: Layout, data: DataForecast | None) -> Epochs:
-    """The arithmetic."""
-    graph, steps = recipe.graph, recipe.training.max_steps
+def forecast_epochs(recipe: Recipe, layout: Layout, data: DataForecast | None) -> Epochs | None:
+    """The arithmetic; None where the steps follow from data that is not known yet.
+
+    Raises:
+        InvalidInput: warm-up would never end.
+    """
+    graph, training = recipe.graph, recipe.training
+    if training.max_steps is None and data is None:
+        return None
     per_step = graph.micro_batch_size * graph.gradient_accumulation_steps * layout.data_parallel_size
-    seen = Range.exactly(steps * per_step)
+    rows = data.sequences if data else Range.exactly(0)
+    low, high = (num_steps(training, int(count), per_step) for count in (rows.low, rows.high))
+    steps = Range(low, high)
+    seen = steps.scaled(per_step)
     held_out = data.held_out_sequences if data else Range.exactly(0)
     # Before the first step, at every interval, and after the last.
-    evaluations = 1 + -(-steps // recipe.training.eval_steps)
+    evaluations = Range(*(1 + -(-count // training.eval_steps) for count in (low, high)))
     return Epochs(
         steps=steps,
         sequences_per_step=per_step,
-        sequences=steps * per_step,
-        positions=steps * per_step * graph.sequence_length,
-        evaluated_positions=held_out.scaled(evaluations * graph.sequence_length),
-        number=seen.over(data.sequences) if data else None,
+        sequences=seen,
+        positions=seen.scaled(graph.sequence_length),
+        evaluated_positions=held_out.times(evaluations).scaled(graph.sequence_length),
+        number=_number(training, seen, data),
         steps_in_one=data.sequences.scaled(1 / per_step) if data else None,
     )
+
+
+def _number(training: TrainingSection, seen: Range, data: DataForecast | None) -> Range | None:
+    if training.num_train_epochs is not None:
+        return Range.exactly(training.num_train_epochs)
+    return seen.over(data.sequences) if data else None
 
 
 def epoch_warnings(epochs: Epochs) -> Iterator[str]:
@@ -61,47 +77,49 @@ def epoch_warnings(epochs: Epochs) -> Iterator[str]:
     if number is None or epoch is None:
         return
     one = f"{epoch.high:,.0f}" if epoch.high >= 1 else "1"
+    steps = f"{show_count(epochs.steps)} training steps x {epochs.sequences_per_step} sequences"
     if number.high < ALMOST_ALL:
         yield (
-            f"training.max_steps {epochs.steps:,} x {epochs.sequences_per_step} sequences see "
-            f"{_share(number)} of the training data, less than one epoch. For all of it, set "
-            f"training.max_steps to {one}."
+            f"{steps} see {_share(number)} of the training data, less than one epoch. For all of it, set "
+            f"training.max_steps to {one}, or training.num_train_epochs to 1 in its place."
         )
     elif number.low > MANY_EPOCHS:
-        yield (
-            f"training.max_steps {epochs.steps:,} x {epochs.sequences_per_step} sequences see each row "
-            f"{show_factor(number)} times. One epoch is {one} steps."
-        )
+        yield f"{steps} see each row {show_factor(number)} times. One epoch is {one} steps."
 
 
-def training_warnings(training: TrainingSection) -> Iterator[str]:
+def training_warnings(training: TrainingSection, epochs: Epochs | None) -> Iterator[str]:
     """What no field's own limits can tell: intervals longer than the training itself, a rate that nobody means."""
-    steps = training.max_steps
-    if training.eval_steps > steps:
-        yield (
-            f"training.eval_steps ({training.eval_steps}) is beyond training.max_steps ({steps}): the held-out "
-            "loss is only known before and after. Lower it."
-        )
-    if training.save_steps > steps:
-        yield (
-            f"training.save_steps ({training.save_steps}) is beyond training.max_steps ({steps}): whatever "
-            "interrupts the training throws all of it away. Lower it."
-        )
-    if training.warmup_steps > steps / 2:
-        yield (
-            f"training.warmup_steps ({training.warmup_steps}) is more than half of training.max_steps ({steps}): the "
-            "learning rate is hardly ever at its peak. Lower it."
-        )
     if training.learning_rate > HIGHEST_RATE:
         yield (
             f"training.learning_rate is {training.learning_rate:g}; adapters are trained with 1e-5 to 1e-2, and far "
             "above that a training diverges. Lower it."
         )
+    steps = training.max_steps or (int(epochs.steps.high) if epochs else None)
+    if steps is not None:
+        yield from _cadence_warnings(training, steps)
+
+
+def _cadence_warnings(training: TrainingSection, steps: int) -> Iterator[str]:
+    if training.eval_steps > steps:
+        yield (
+            f"training.eval_steps ({training.eval_steps}) is more than the {steps} steps of the training: the held-out "
+            "loss is only known before and after. Lower it."
+        )
+    if training.save_steps > steps:
+        yield (
+            f"training.save_steps ({training.save_steps}) is more than the {steps} steps of the training: whatever "
+            "interrupts it throws all of it away. Lower it."
+        )
+    if training.warmup_steps > steps / 2:
+        yield (
+            f"training.warmup_steps ({training.warmup_steps}) is more than half of the {steps} steps of the training: "
+            "the learning rate is hardly ever at its peak. Lower it."
+        )
     patience = training.early_stopping_patience
     if patience is not None and patience * training.eval_steps >= steps:
         yield (
-            f"training.early_stopping_patience ({patience}) x eval_steps ({training.eval_steps}) is not below "
-            f"training.max_steps ({steps}), so it never stops anything. Lower one of them."
+            f"training.early_stopping_patience ({patience}) x eval_steps ({training.eval_steps}) is not below the "
+            f"{steps} steps of the training, so it never stops anything. Lower one of them."
         )
 
 

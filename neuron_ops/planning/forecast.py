@@ -103,7 +103,7 @@ class _Planner:
         model = self._attempt(self._model)
         data = self._attempt(lambda: forecast_data(lineage, read_rows=self._read_rows, tokenize=model is not None))
         world = self._attempt(lambda: layout(recipe))
-        epochs = forecast_epochs(recipe, world, data) if world else None
+        epochs = self._attempt(lambda: forecast_epochs(recipe, world, data)) if world else None
         memory = self._memory(world, model)
         graphs = self._attempt(lambda: forecast_graph_cache(lineage)) if world else None
         duration = self._duration(world, epochs, graphs, model)
@@ -111,7 +111,7 @@ class _Planner:
         artifacts = tuple(self._state(step.artifact) for step in STEPS)
         self._warn_of(epoch_warnings(epochs) if epochs else ())
         self._warn_of(padding_warnings(data, recipe.graph.sequence_length) if data else ())
-        self._warn_of(training_warnings(recipe.training))
+        self._warn_of(training_warnings(recipe.training, epochs))
         self._warn_of(evaluation_warnings(recipe, evaluation))
         self._warn_of(hub_warnings(lineage) if not self._has_hub_token else ())
         to_make = [state.artifact for state in artifacts if not state.finished]

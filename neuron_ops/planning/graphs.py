@@ -3,7 +3,6 @@
 Compiling, and what a compiled artifact holds, belong to `compile`.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
@@ -53,14 +52,9 @@ def forecast_graph_cache(lineage: Lineage) -> GraphCacheForecast:
     if nearest is None:
         return GraphCacheForecast(address)
     other, differences = nearest
-    return GraphCacheForecast(address, nearest=str(other), differences=tuple(map(_as_in_a_recipe, differences)))
+    return GraphCacheForecast(address, nearest=str(other), differences=tuple(differences))
 
 
 def _modules(found: Artifact) -> dict[str, int]:
     files = ((PurePosixPath(file.name), file.bytes) for file in found.manifest.files)
     return {path.parent.name: size for path, size in files if path.suffix == EXECUTABLE}
-
-
-def _as_in_a_recipe(difference: str) -> str:
-    """`recipe.GraphSection.attention: …` as `graph.attn_implementation: …`, which is what a person would change."""
-    return re.sub(r"^recipe\.(\w+?)(Section)?\.", lambda found: f"{found[1].lower()}.", difference)

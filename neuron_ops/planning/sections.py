@@ -64,10 +64,10 @@ def _data(data: DataForecast | None) -> Section:
 
 def _training(epochs: Epochs | None, data: DataForecast | None) -> Section:
     if epochs is None:
-        return Section("Training", (("not known", "the hardware section does not work out: see above"),))
+        return Section("Training", (("not known", "see above, or materialize tokenized_dataset first"),))
     rows = [
-        ("steps", f"{epochs.steps:,} of {epochs.sequences_per_step:,} sequences"),
-        ("tokens", f"{epochs.positions:,}, padding counted"),
+        ("steps", f"{show_count(epochs.steps)} of {epochs.sequences_per_step:,} sequences"),
+        ("tokens", f"{show_count(epochs.positions)}, padding counted"),
     ]
     if epochs.number is not None and data is not None:
         learned = data.tokens.times(epochs.number).times(data.supervised_share)
@@ -79,7 +79,7 @@ def _training(epochs: Epochs | None, data: DataForecast | None) -> Section:
 def _world(forecast: Forecast) -> Section:
     world = forecast.world
     if world is None:
-        return Section("World", (("not known", "the hardware section does not work out: see above"),))
+        return Section("World", (("not known", "see above, or materialize tokenized_dataset first"),))
     rows = [
         ("backend", world.backend),
         ("processes", f"{world.world_size} ({world.nodes} x {world.processes_per_node})"),

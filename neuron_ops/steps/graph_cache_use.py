@@ -11,12 +11,11 @@ from neuron_ops.compilers.compiler import Compiler, compiler
 from neuron_ops.compilers.graph import CACHE, OnMiss
 from neuron_ops.errors import InvalidInput, OpsError
 from neuron_ops.steps.addresses import Lineage
-from neuron_ops.store.artifacts import Artifact, CheckRecord, Scalar
+from neuron_ops.store.artifacts import Artifact, Scalar
 from neuron_ops.store.node_local import node_local_folder
 
 log = logging.getLogger(__name__)
 
-CHECK = "no_graph_was_compiled"
 EndAtOnce = Callable[[OpsError], None]
 
 
@@ -31,23 +30,7 @@ class GraphCacheUse:
 
     def metrics(self) -> dict[str, Scalar]:
         """For the manifest of lora_checkpoints."""
-        return {"graphs_compiled": self.compiled}
-
-    def check(self) -> CheckRecord:
-        """A warning: such a training cost time, but is not wrong."""
-        if self.compiler is None:
-            words = "training ran eagerly: there was no graph to compile"
-        elif self.compiled:
-            words = f"training compiled {self.compiled} graphs that {self.address} does not hold"
-        else:
-            words = f"every graph came from {self.address}"
-        return CheckRecord(
-            name=CHECK,
-            passed=self.compiled == 0,
-            blocking=False,
-            description=words,
-            values={"graphs_compiled": self.compiled},
-        )
+        return {"graphs_compiled": self.compiled, "graphs_from": self.address if self.compiler else None}
 
 
 @contextlib.contextmanager

@@ -7,8 +7,9 @@ from typing import Any
 
 from neuron_ops.steps import program
 from neuron_ops.steps.addresses import Lineage
+from neuron_ops.steps.checks import Verdict
 from neuron_ops.steps.merged_card import write_model_card
-from neuron_ops.store.artifacts import CheckRecord, FileRecord
+from neuron_ops.store.artifacts import FileRecord
 from neuron_ops.store.s3_files import S3Files
 from neuron_ops.weights.lora import low_rank_parts, read_adapter
 from neuron_ops.weights.lora_targets import WeightedAdapter
@@ -39,7 +40,10 @@ def build(lineage: Lineage, out: Path) -> program.StepResult:
             "max_rounding_error": report.max_abs_error,
             "smallest_change_norm": min(tensor.delta_norm for tensor in report.changed),
         },
-        checks=(_changed_are_targets(report, targets), _untouched_equal_base(report, proof.bytes_equal_to_base)),
+        verdicts={
+            "changed_tensors_are_the_targets": _changed_are_targets(report, targets),
+            "untouched_bytes_are_the_bases": _untouched_equal_base(report, proof.bytes_equal_to_base),
+        },
         placed=placed,
     )
 
@@ -56,20 +60,18 @@ def _merge(lineage: Lineage, adapter: Path, out: Path) -> tuple[MergeReport, Mer
         return report, verify_merge(folder, out, report, reread_base=True), ()
 
 
-def _changed_are_targets(report: MergeReport, targets: set[str]) -> CheckRecord:
+def _changed_are_targets(report: MergeReport, targets: set[str]) -> Verdict:
     changed = {tensor.name for tensor in report.changed}
-    return CheckRecord(
-        name="changed_tensors_are_the_targets",
+    return Verdict(
         passed=changed == targets,
         description=f"{len(changed)} tensors changed, {len(targets)} are targeted, each change is larger than zero",
         values={"changed": len(changed), "targeted": len(targets)},
     )
 
 
-def _untouched_equal_base(report: MergeReport, equal: int) -> CheckRecord:
+def _untouched_equal_base(report: MergeReport, equal: int) -> Verdict:
     expected = report.bytes_copied
-    return CheckRecord(
-        name="untouched_bytes_are_the_bases",
+    return Verdict(
         passed=equal == expected,
         description=f"{equal} of {expected} bytes outside the changed tensors were read again and equal the base's",
         values={"equal": equal, "expected": expected},

@@ -15,8 +15,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
@@ -29,9 +29,10 @@ from neuron_ops.launch.outcome import ERROR_FILE, leave_error
 from neuron_ops.launch.process import LAUNCHER_PID, end_without_launcher
 from neuron_ops.recipe.file import load_recipe
 from neuron_ops.steps.addresses import Lineage
+from neuron_ops.steps.checks import Verdict, decide
 from neuron_ops.steps.commands import takes_several, world_command
 from neuron_ops.steps.table import BY_VERB, Step
-from neuron_ops.store.artifacts import ArtifactStore, CheckRecord, FileRecord, Manifest, Provenance, Scalar, Writer
+from neuron_ops.store.artifacts import ArtifactStore, FileRecord, Manifest, Provenance, Scalar, Writer
 from neuron_ops.store.raw_datasets import RawDatasets
 
 log = logging.getLogger(__name__)
@@ -48,8 +49,8 @@ class StepResult:
 
     metrics: dict[str, Scalar]
     """Numbers and words that a person wants to see beside the artifact."""
-    checks: tuple[CheckRecord, ...] = ()
-    """Properties that the step established; one that failed stops whatever would be built on the artifact."""
+    verdicts: Mapping[str, Verdict] = field(default_factory=dict)
+    """On those of the step's checks that its metrics alone do not decide, by name."""
     placed: tuple[FileRecord, ...] = ()
     """Files that the step made durable at their place by itself, instead of writing them into the folder."""
 
@@ -131,44 +132,44 @@ def make(step: Step, lineage: Lineage, build: Build) -> None:
     Raises:
         OpsError: what the step, its inputs or the store found wrong.
     """
-    plan = lineage.require_before(step.artifact)
-    if lineage.store.find(plan.address) is not None:
-        log.info("%s is finished already; nothing to do", plan.address)
+    provenance = lineage.require_before(step.artifact)
+    if lineage.store.find(provenance.address) is not None:
+        log.info("%s is finished already; nothing to do", provenance.address)
         return
-    log.info("making %s", plan.address)
+    log.info("making %s", provenance.address)
     started = time.monotonic()
     try:
-        with lineage.store.writer(plan.address) as writer:
-            product = build(lineage, writer.path)
+        with lineage.store.writer(provenance.address) as writer:
+            result = build(lineage, writer.path)
             if _rank() == 0:
-                _publish(step, lineage, plan, writer, product, time.monotonic() - started)
+                _publish(step, lineage, provenance, writer, result, time.monotonic() - started)
     except (OSError, OpsError):
         # The run that finishes first removes what slower ones were writing; to them that looks like a vanished folder.
-        if lineage.store.find(plan.address) is None:
+        if lineage.store.find(provenance.address) is None:
             raise
-        log.info("another run finished %s first; its files are used", plan.address)
+        log.info("another run finished %s first; its files are used", provenance.address)
 
 
 def _publish(
-    step: Step, lineage: Lineage, plan: Provenance, writer: Writer, product: StepResult, seconds: float
+    step: Step, lineage: Lineage, provenance: Provenance, writer: Writer, result: StepResult, seconds: float
 ) -> None:
     def make_manifest(data: str, files: tuple[FileRecord, ...]) -> Manifest:
         return Manifest(
             artifact=step.artifact,
             step=step.verb,
-            dataset_version=plan.address.dataset_version,
-            fingerprint=plan.address.fingerprint,
-            reads=plan.reads,
-            inputs=plan.inputs,
+            dataset_version=provenance.address.dataset_version,
+            fingerprint=provenance.address.fingerprint,
+            reads=provenance.reads,
+            inputs=provenance.inputs,
             data=data,
             files=files,
-            metrics={**product.metrics, **_costs(seconds)},
-            checks=product.checks,
+            metrics={**result.metrics, **_costs(seconds)},
+            checks=decide(step.checks, result.metrics, result.verdicts),
             toolchain=toolchain(),
             finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
         )
 
-    artifact = writer.publish(make_manifest, product.placed)
+    artifact = writer.publish(make_manifest, result.placed)
     manifest = artifact.manifest
     log.info("finished %s: %d files, %d bytes", artifact.location, len(manifest.files), manifest.total_bytes)
 

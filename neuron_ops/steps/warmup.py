@@ -69,7 +69,7 @@ class Rehearsal(Loop):
 def shorten(recipe: Recipe) -> Recipe:
     """The recipe with as few steps as visit every graph."""
     every = {"logging_steps": STEPS, "eval_steps": STEPS, "save_steps": STEPS}
-    short = {"max_steps": STEPS, **every, "early_stopping_patience": None}
+    short = {"max_steps": STEPS, "num_train_epochs": None, **every, "early_stopping_patience": None}
     return recipe.model_copy(update={"training": recipe.training.model_copy(update=short)})
 
 

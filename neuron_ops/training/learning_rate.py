@@ -5,14 +5,14 @@ import math
 from neuron_ops.recipe.schema import TrainingSection
 
 
-def learning_rate(section: TrainingSection, step: int) -> float:
-    """Learning rate of optimizer step `step` (from 0): a pure function, so that resuming needs no scheduler state.
+def learning_rate(section: TrainingSection, step: int, num_steps: int) -> float:
+    """Learning rate of optimizer step `step` (from 0) of `num_steps`; a pure function, so resuming needs no state.
 
     The warm-up begins above zero: zero is a constant of its own to a compiler, and would cost one more graph.
     """
     if step < section.warmup_steps:
         return section.learning_rate * (step + 1) / section.warmup_steps
-    progress = (step - section.warmup_steps) / max(1, section.max_steps - section.warmup_steps)
+    progress = (step - section.warmup_steps) / max(1, num_steps - section.warmup_steps)
     if section.lr_scheduler_type == "linear":
         return section.learning_rate * (1.0 - progress)
     if section.lr_scheduler_type == "cosine":

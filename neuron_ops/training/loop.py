@@ -21,6 +21,7 @@ from neuron_ops.training.batches import Batch, Rows, Schedule
 from neuron_ops.training.checkpoints import Checkpoints, TrainingState, step_of
 from neuron_ops.training.history import History, Row
 from neuron_ops.training.learning_rate import learning_rate
+from neuron_ops.training.length import num_steps
 from neuron_ops.training.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
@@ -66,6 +67,7 @@ class Loop:
             ranks=backend.data_parallel_size,
             rank=backend.data_parallel_rank,
         )
+        self._num_steps = num_steps(self._section, len(self._train_rows), self._schedule.rows_per_step)
         self._state = new_state(backend, base, recipe)
         self._history_file = history_file
         self._pending: list[tuple[Row, torch.Tensor, torch.Tensor]] = []
@@ -84,10 +86,10 @@ class Loop:
         if step == 0:
             self._evaluate(0)
         self._state.model.train()
-        while step < self._section.max_steps and not self._should_stop():
+        while step < self._num_steps and not self._should_stop():
             self._train_step(step)
             step += 1
-            last = step == self._section.max_steps
+            last = step == self._num_steps
             if step % self._section.logging_steps == 0 or last:
                 self._read_losses()
                 self._report(step)
@@ -110,7 +112,7 @@ class Loop:
         best = self.best_step()
         return {
             "steps": len(losses),
-            "stopped_early": len(losses) < self._section.max_steps,
+            "stopped_early": len(losses) < self._num_steps,
             "resumed_from_step": self._resumed_from,
             "best_step": best,
             "best_eval_loss": evaluations.get(best) if best is not None else None,
@@ -133,7 +135,7 @@ class Loop:
     def _train_step(self, step: int) -> None:
         began = time.monotonic()
         micro_batches, tokens = self._schedule.train(self._train_rows, step)
-        rate = learning_rate(self._section, step)
+        rate = learning_rate(self._section, step, self._num_steps)
         for group in self._state.optimizer.param_groups:
             group["lr"] = rate
         loss, norm = self._update(micro_batches, tokens)
@@ -231,7 +233,7 @@ class Loop:
         row = next(row for row in reversed(self.history.rows) if "loss" in row)
         log.info(
             "step %d/%d loss %.4f grad norm %.3f learning rate %.2e tokens/s %.0f",
-            *(step, self._section.max_steps, row["loss"], row["grad_norm"], row["learning_rate"], self._speed.rate),
+            *(step, self._num_steps, row["loss"], row["grad_norm"], row["learning_rate"], self._speed.rate),
         )
 
     def _write_history(self) -> None:

@@ -27,7 +27,6 @@ from dagster._core.definitions.data_version import (
 )
 from dagster_shared.error import SerializableErrorInfo
 
-from fine_tune_assets.checks import CHECKS
 from neuron_ops.steps.table import BY_ARTIFACT, RAW_DATASET, STEPS, upstream
 from neuron_ops.store.artifacts import MANIFEST
 from tests.fine_tune_assets.conftest import Project
@@ -158,7 +157,7 @@ def test_every_declared_check_is_reported_and_passes(made: Made) -> None:
     evaluations = made.result.get_asset_check_evaluations()
 
     reported = {(check.asset_key.to_user_string(), check.check_name) for check in evaluations}
-    assert reported == {(artifact, check.name) for artifact, checks in CHECKS.items() for check in checks}
+    assert reported == {(step.artifact, check.name) for step in STEPS for check in step.checks}
     assert [check.check_name for check in evaluations if not check.passed] == []
 
 

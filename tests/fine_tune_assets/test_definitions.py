@@ -7,7 +7,6 @@ import pytest
 from dagster import AssetKey, AssetSpec, Definitions
 
 from fine_tune_assets.assets import OWNERS
-from fine_tune_assets.checks import CHECKS
 from fine_tune_assets.definitions import build_definitions
 from fine_tune_assets.partitions import DATASET_VERSIONS, PARTITIONS_NAME
 from fine_tune_assets.settings import Settings
@@ -89,9 +88,7 @@ def test_checks_are_known_before_the_first_run_and_belong_to_the_producing_asset
     }
 
     assert declared == {
-        (artifact, check.name, check.description, check.blocking)
-        for artifact, checks in CHECKS.items()
-        for check in checks
+        (step.artifact, check.name, check.description, check.blocking) for step in STEPS for check in step.checks
     }
 
 

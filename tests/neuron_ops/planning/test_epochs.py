@@ -1,13 +1,16 @@
 """How often data is really seen, and cadences that never come to pass."""
 
+from typing import Any
+
 import pytest
 
 from neuron_ops.backends import layout
+from neuron_ops.errors import InvalidInput
 from neuron_ops.planning.data import DataForecast
 from neuron_ops.planning.epochs import Epochs, epoch_warnings, forecast_epochs, training_warnings
 from neuron_ops.planning.quantities import Range
 from neuron_ops.recipe.file import load_recipe
-from neuron_ops.recipe.schema import Recipe, TrainingSection
+from neuron_ops.recipe.schema import Recipe
 
 
 def data_of(sequences: int) -> DataForecast:
@@ -28,7 +31,9 @@ def data_of(sequences: int) -> DataForecast:
 
 
 def exposed(recipe: Recipe, sequences: int) -> Epochs:
-    return forecast_epochs(recipe, layout(recipe), data_of(sequences))
+    epochs = forecast_epochs(recipe, layout(recipe), data_of(sequences))
+    assert epochs is not None
+    return epochs
 
 
 def test_the_seeds_one_epoch_saw_24_percent_of_the_rows() -> None:
@@ -43,8 +48,8 @@ def test_the_seeds_one_epoch_saw_24_percent_of_the_rows() -> None:
     assert epochs.number is not None
     assert epochs.number.low == pytest.approx(0.2398, abs=1e-4)
     assert list(epoch_warnings(epochs)) == [
-        "training.max_steps 1,200 x 3 sequences see 24% of the training data, less than one epoch. "
-        "For all of it, set training.max_steps to 5,004."
+        "1,200 training steps x 3 sequences see 24% of the training data, less than one epoch. "
+        "For all of it, set training.max_steps to 5,004, or training.num_train_epochs to 1 in its place."
     ]
 
 
@@ -52,7 +57,7 @@ def test_data_parallel_ranks_see_data_side_by_side() -> None:
     epochs = exposed(load_recipe("llama3_8b_lora_trn1"), 14_400)
 
     assert epochs.sequences_per_step == 3 * 4
-    assert epochs.positions == 1_200 * 12 * 1_024
+    assert epochs.positions == Range.exactly(1_200 * 12 * 1_024)
     assert epochs.number == Range.exactly(1.0)
     assert list(epoch_warnings(epochs)) == []
 
@@ -76,27 +81,49 @@ def test_without_data_epochs_are_not_known_and_nobody_is_warned() -> None:
 
     epochs = forecast_epochs(recipe, layout(recipe), None)
 
+    assert epochs is not None
     assert epochs.number is None
     assert list(epoch_warnings(epochs)) == []
+
+
+def test_epochs_in_the_recipe_become_steps_once_the_data_is_known() -> None:
+    two_epochs = {"training.max_steps": None, "training.num_train_epochs": 2.0, "training.warmup_steps": 1}
+    recipe = load_recipe("tiny_llama_cpu", {**two_epochs, "graph.micro_batch_size": 4})
+
+    assert forecast_epochs(recipe, layout(recipe), None) is None
+    epochs = exposed(recipe, 101)
+
+    assert epochs.steps == Range.exactly(51), "the last of the 202 sequences get a step of their own"
+    assert epochs.number == Range.exactly(2.0)
+
+
+def test_a_warm_up_that_epochs_never_end_is_refused() -> None:
+    few = {"training.max_steps": None, "training.num_train_epochs": 0.5, "training.warmup_steps": 10}
+
+    with pytest.raises(
+        InvalidInput, match=r"warmup_steps is 10, but training\.num_train_epochs \(0\.5\) makes 3 steps"
+    ):
+        exposed(load_recipe("tiny_llama_cpu", {**few, "graph.micro_batch_size": 4}), 20)
 
 
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"eval_steps": 30, "save_steps": 30}, ["eval_steps (30) is beyond", "save_steps (30) is"]),
-        ({"save_steps": 40}, ["save_steps (40) is beyond training.max_steps (20)"]),
-        ({"warmup_steps": 11}, ["warmup_steps (11) is more than half of training.max_steps (20)"]),
+        ({"eval_steps": 30, "save_steps": 30}, ["eval_steps (30) is more than the 20", "save_steps (30) is"]),
+        ({"save_steps": 40}, ["save_steps (40) is more than the 20 steps"]),
+        ({"warmup_steps": 11}, ["warmup_steps (11) is more than half of the 20 steps"]),
         ({"early_stopping_patience": 2}, ["early_stopping_patience (2) x eval_steps (10) is not below"]),
         ({"early_stopping_patience": 1, "warmup_steps": 10}, []),
         ({"learning_rate": 1e30}, ["training.learning_rate is 1e+30"]),
     ],
 )
 def test_cadences_that_never_come_to_pass_and_a_slip_of_the_pen_are_named(
-    changes: dict[str, float], says: list[str]
+    changes: dict[str, Any], says: list[str]
 ) -> None:
-    training = TrainingSection(**{"max_steps": 20, "eval_steps": 10, "save_steps": 10, **changes})
+    short = {"max_steps": 20, "warmup_steps": 0, "eval_steps": 10, "save_steps": 10, **changes}
+    recipe = load_recipe("tiny_llama_cpu", {f"training.{name}": value for name, value in short.items()})
 
-    warnings = list(training_warnings(training))
+    warnings = list(training_warnings(recipe.training, exposed(recipe, 100)))
 
     assert len(warnings) == len(says)
     assert all(text in warning for text, warning in zip(says, warnings, strict=True))

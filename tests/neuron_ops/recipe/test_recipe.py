@@ -260,7 +260,6 @@ def test_every_mistake_is_told_at_once(write: Any) -> None:
     assert [line.split(":")[0].strip() for line in str(caught.value).splitlines()[1:]] == [
         "name",
         "training.seed",
-        "training.max_steps",
         "training.step",
     ]
 

@@ -177,12 +177,12 @@ def test_why_it_compiles_is_said_by_field_of_the_nearest_cache(
     neuron.plan(*[{"entries": {"a+1": ["complete", 10]}}] * 3)
     compile_with(make_lineage())
     assert "nothing was compiled" in caplog.text
-    compile_with(make_lineage(graph__sequence_length=2048, graph__micro_batch_size=2))
+    compile_with(make_lineage(graph__sequence_length=2048, graph__micro_batch_size=2, graph__lora__r=4))
     caplog.clear()
 
-    compile_with(make_lineage(graph__sequence_length=2048))
+    compile_with(make_lineage(graph__sequence_length=2048, graph__lora__r=4))
 
-    assert "recipe.graph.micro_batch_size: 1 -> 2" in caplog.text
+    assert "graph.micro_batch_size: 2 -> 1" in caplog.text
     assert "sequence_length" not in caplog.text, "the other cache is further away"
 
 

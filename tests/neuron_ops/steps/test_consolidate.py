@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from fine_tune_assets.checks import CHECKS
 from neuron_ops.errors import CorruptArtifact, InvalidInput, MissingArtifact
 from neuron_ops.steps import consolidate
+from neuron_ops.steps.table import BY_ARTIFACT
 from neuron_ops.store.artifacts import ArtifactStore
 from tests.neuron_ops.steps.weight_steps import ALL, FIXTURES, Bench, make_bench, moments
 
@@ -49,7 +49,7 @@ def test_the_checks_are_the_declared_ones_and_pass(bench: MakeBench) -> None:
     artifact = bench(SHARDED).make("consolidate", consolidate.build)
 
     assert [check.name for check in artifact.manifest.checks] == [
-        check.name for check in CHECKS["consolidated_weights"]
+        check.name for check in BY_ARTIFACT["consolidated_weights"].checks
     ]
     assert all(check.passed for check in artifact.manifest.checks)
 

@@ -10,13 +10,12 @@ from typing import Any
 import pytest
 import yaml
 
-from fine_tune_assets.checks import CHECKS
 from neuron_ops.errors import CorruptArtifact, InvalidInput
 from neuron_ops.launch.process import execute
 from neuron_ops.recipe.file import load_recipe
 from neuron_ops.steps import consolidate, merge
 from neuron_ops.steps.commands import environment
-from neuron_ops.steps.table import BY_VERB
+from neuron_ops.steps.table import BY_ARTIFACT, BY_VERB
 from neuron_ops.store.artifacts import Artifact, ArtifactStore
 from neuron_ops.store.files import LocalFiles
 from neuron_ops.weights.byte_ranges import file_digest
@@ -86,7 +85,7 @@ def test_the_metrics_and_the_checks_say_what_was_done(bench: MakeBench) -> None:
     assert int(str(changed)) + int(str(equal)) == (BASE / "model.safetensors").stat().st_size
     assert 0 < float(str(manifest.metrics["max_rounding_error"])) < 0.01
     assert float(str(manifest.metrics["smallest_change_norm"])) > 0
-    assert [check.name for check in manifest.checks] == [check.name for check in CHECKS["merged_model"]]
+    assert [check.name for check in manifest.checks] == [check.name for check in BY_ARTIFACT["merged_model"].checks]
     assert all(check.passed and check.blocking for check in manifest.checks)
 
 

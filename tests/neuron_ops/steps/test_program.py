@@ -19,7 +19,7 @@ from neuron_ops.recipe.file import load_recipe
 from neuron_ops.steps import program as steps_program
 from neuron_ops.steps.addresses import Lineage
 from neuron_ops.steps.table import BY_VERB
-from neuron_ops.store.artifacts import Artifact, ArtifactStore, CheckRecord
+from neuron_ops.store.artifacts import Artifact, ArtifactStore
 from neuron_ops.store.raw_datasets import RawDatasets
 
 FETCH = BY_VERB["fetch"]
@@ -71,8 +71,7 @@ def program(argv: Callable[..., list[str]]) -> Program:
 
 def product(lineage: Lineage, out: Path) -> steps_program.StepResult:
     (out / "content").write_text("x")
-    check = CheckRecord(name="fine", passed=True, description="it is")
-    return steps_program.StepResult(metrics={"answer": 42}, checks=(check,))
+    return steps_program.StepResult(metrics={"answer": 42})
 
 
 def test_a_step_that_succeeds_publishes_and_exits_with_0(lineage: Lineage, program: Program) -> None:
@@ -272,7 +271,6 @@ def test_a_manifest_says_what_was_made_from_what_with_what(lineage: Lineage) -> 
     assert manifest.fingerprint == plan.address.fingerprint
     assert manifest.inputs == plan.inputs
     assert manifest.reads == plan.reads
-    assert manifest.checks[0].name == "fine"
     assert {"seconds", "cpu_seconds", "peak_rss_bytes", "answer"} <= manifest.metrics.keys()
     assert {"python", "torch", "transformers", "safetensors"} <= manifest.toolchain.keys()
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", manifest.finished_at)

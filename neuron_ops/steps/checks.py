@@ -1,0 +1,90 @@
+"""The checks of an artifact: declared once, with the step that makes it, and decided from what the step found.
+
+A check whose verdict follows from the step's metrics says how (`from_metrics`), and is then also decided for artifacts
+that were made before the check existed. Which step has which check belongs to the table.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from neuron_ops.store.artifacts import CheckRecord, Manifest, Scalar
+
+Metrics = Mapping[str, Scalar]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether an artifact has the property, with the sentence and the numbers that a person wants to see."""
+
+    passed: bool
+    description: str
+    values: Mapping[str, Scalar] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A property that a step establishes of its artifact."""
+
+    name: str
+    description: str
+    """What holds when it passes."""
+    blocking: bool = True
+    """Whether failing stops everything that would be built on the artifact."""
+    from_metrics: Callable[[Metrics], Verdict] | None = None
+    """How the step's metrics decide it; None where the step must decide while it has everything at hand."""
+
+    def record(self, verdict: Verdict) -> CheckRecord:
+        """The verdict as a manifest keeps it."""
+        return CheckRecord(
+            name=self.name,
+            passed=verdict.passed,
+            description=verdict.description,
+            blocking=self.blocking,
+            values=dict(verdict.values),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class NotEvaluated:
+    """A declared check that an older artifact says nothing about."""
+
+    check: Check
+    reason: str
+
+
+def decide(checks: tuple[Check, ...], metrics: Metrics, verdicts: Mapping[str, Verdict]) -> tuple[CheckRecord, ...]:
+    """The records of a step that just ran: its own verdicts, else what its metrics say.
+
+    Raises:
+        ValueError: a declared check without a verdict, or a verdict without a declared check; a defect of the step.
+    """
+    if unknown := set(verdicts) - {check.name for check in checks}:
+        raise ValueError(f"verdicts on checks that the table of steps does not declare: {sorted(unknown)}")
+    return tuple(check.record(verdicts.get(check.name) or _from_metrics(check, metrics)) for check in checks)
+
+
+def look_up(checks: tuple[Check, ...], manifest: Manifest) -> Iterator[CheckRecord | NotEvaluated]:
+    """What a finished artifact says about each declared check; a check that is no longer declared is left out."""
+    kept = {record.name: record for record in manifest.checks}
+    for check in checks:
+        if check.name in kept:
+            yield kept[check.name].model_copy(update={"blocking": check.blocking})
+            continue
+        try:
+            yield check.record(_from_metrics(check, manifest.metrics))
+        except (KeyError, ValueError) as error:
+            yield NotEvaluated(check, _why_not(error))
+
+
+def _from_metrics(check: Check, metrics: Metrics) -> Verdict:
+    if check.from_metrics is None:
+        raise ValueError(f"only the step itself can decide {check.name}")
+    return check.from_metrics(metrics)
+
+
+def _why_not(error: Exception) -> str:
+    lacks = f"it has no metric {error}" if isinstance(error, KeyError) else str(error)
+    return (
+        f"not evaluated: the artifact was finished before this check existed, and {lacks}. To have it evaluated, "
+        "remove the artifact and materialize it again."
+    )
