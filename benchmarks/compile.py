@@ -1,6 +1,6 @@
 """What compiled graphs cost and save on a CPU: `python benchmarks/compile.py [--runs 3]`.
 
-Rehearsals of the demo's training (the loop's own program: an evaluation, two steps, an evaluation), each a process of
+Warm-ups on the demo's training (the loop's own program: an evaluation, two steps, an evaluation), each a process of
 its own, in turn: eager, compiled with an empty cache, compiled with a copy of the cache that this left. Then, how long
 a second dataset version takes to find what the first one compiled. CPU seconds count user and system, children
 included; one thread.
@@ -53,23 +53,23 @@ def main() -> None:
         eager, compiled = write_recipes(folder)
         store = folder / "store"
         step("fetch", compiled, store)
-        compare([rehearse_all(folder, eager, compiled, store, number) for number in range(runs)])
+        compare([warm_up_all(folder, eager, compiled, store, number) for number in range(runs)])
         step("compile", compiled, store)
         costs = [spent([sys.executable, "-c", REUSE, str(compiled), str(store), str(RAW)]) for _ in range(runs)]
         wall, cpu = (statistics.median(getattr(cost, name) for cost in costs) for name in ("wall", "cpu"))
         print(f"\nsecond dataset version: {wall:.2f} s, {cpu:.2f} CPU s, one Python process without torch")
 
 
-def rehearse_all(folder: Path, eager: Path, compiled: Path, store: Path, number: int) -> dict[str, dict[str, float]]:
+def warm_up_all(folder: Path, eager: Path, compiled: Path, store: Path, number: int) -> dict[str, dict[str, float]]:
     """The three ways, one after the other."""
     empty, full = folder / f"empty-{number}", folder / f"full-{number}"
     empty.mkdir()
-    found = {"eager": rehearse(eager, store, folder / "unused"), "cold": rehearse(compiled, store, empty)}
+    found = {"eager": warm_up(eager, store, folder / "unused"), "cold": warm_up(compiled, store, empty)}
     shutil.copytree(empty, full, ignore=shutil.ignore_patterns("locks"))
-    return {**found, "warm": rehearse(compiled, store, full)}
+    return {**found, "warm": warm_up(compiled, store, full)}
 
 
-def rehearse(recipe: Path, store: Path, cache: Path) -> dict[str, float]:
+def warm_up(recipe: Path, store: Path, cache: Path) -> dict[str, float]:
     """Seconds of its parts, and CPU seconds of its process."""
     with tempfile.TemporaryDirectory() as out:
         argv = [sys.executable, "-m", "neuron_ops.steps.warmup", "--recipe", str(recipe), "--store", str(store)]

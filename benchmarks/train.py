@@ -72,19 +72,19 @@ def show_ratio(
 def run_loop(folder: Path, steps: int, rows: str = "packed") -> dict[str, float]:
     """The project's loop, with its history, its log and everything."""
     from neuron_ops.backends import open_backend
-    from neuron_ops.steps.addresses import Plan
-    from neuron_ops.store.artifacts import Address, ArtifactStore
+    from neuron_ops.store.artifacts import Address, ArtifactStore, Provenance
     from neuron_ops.training.checkpoints import Checkpoints
     from neuron_ops.training.loop import Loop
     from neuron_ops.training.ranks import Ranks
 
     recipe = make_recipe(steps)
-    backend = open_backend(recipe)
+    process = open_backend(recipe)
     clock = LogClock()
     with tempfile.TemporaryDirectory() as out:
-        plan = Plan(Address("lora_checkpoints", "benchmark", "v"), {}, {})
-        checkpoints = Checkpoints(ArtifactStore(f"{out}/store"), plan, backend, Ranks())
-        Loop(recipe, backend, checkpoints, folder / rows, folder / "model", Path(out, "history.jsonl")).run()
+        made_of = Provenance(Address("lora_checkpoints", "benchmark", "v"), {}, {})
+        checkpoints = Checkpoints(ArtifactStore(f"{out}/store"), made_of, process, Ranks())
+        places = (folder / rows, folder / "model")
+        Loop(recipe, process, *places, checkpoints=checkpoints, history_file=Path(out, "history.jsonl")).run()
     return {"cpu": clock.seconds_per_step(steps), "tokens": real_tokens(folder / rows / "train", steps)}
 
 

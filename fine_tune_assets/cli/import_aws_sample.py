@@ -11,7 +11,7 @@ import yaml
 
 from fine_tune_assets.cli.aws_sample import TEMPLATE, Import, import_script
 from neuron_ops.backends import layout
-from neuron_ops.backends.neuron import instance
+from neuron_ops.backends.neuron import BACKEND
 from neuron_ops.errors import InvalidInput
 from neuron_ops.recipe.file import load_recipe
 from neuron_ops.recipe.schema import Recipe
@@ -119,7 +119,7 @@ def _fixed(recipe: Recipe, variables: Mapping[str, str | None]) -> Iterator[str]
 
 def _derived(recipe: Recipe, variables: Mapping[str, str | None]) -> Iterator[str]:
     """Numbers that follow from the instance type, and that the sample let people contradict."""
-    machine = instance(recipe.hardware)
+    machine = BACKEND.instance(recipe.hardware)
     for name, right in (("NEURON_PER_NODE", machine.devices), ("EFA_PER_NODE", machine.efa)):
         if variables.get(name, str(right)) != str(right):
             yield f"{name}={variables[name]} was wrong: {recipe.hardware.instance_type} has {right}, and it is derived."

@@ -1,6 +1,6 @@
 """A step on several nodes of a cluster, from the pod of the step: create its pods, follow them, end them together.
 
-That is a training, or the rehearsal by which `compile` makes its graphs. What the pods are belongs to
+That is a training, or the warm-up by which `compile` makes its graphs. What the pods are belongs to
 multi_node_manifests, what they say about themselves to multi_node_pods. Starting again from the last checkpoint belongs
 to launching, the same for pods and local processes.
 """
@@ -73,7 +73,7 @@ class PodTraining:
     _pods: dict[int, str] = field(default_factory=dict)
     """Uid of each node's pod, once it was seen."""
     _done: set[int] = field(default_factory=set)
-    """Nodes whose pods have succeeded: one that only took part in a rehearsal ends long before the first."""
+    """Nodes whose pods have succeeded: one that only took part in a warm-up ends long before the first."""
     _said: dict[int, str] = field(default_factory=dict)
 
     def run(self) -> ExitResult:

@@ -10,8 +10,8 @@ import zlib
 from dataclasses import dataclass
 from typing import Any
 
-from fine_tune_assets.kubernetes.resources import booking
-from neuron_ops.backends import neuron
+from fine_tune_assets.kubernetes.resources import booking, node_selector
+from neuron_ops.backends import find_backend
 from neuron_ops.launch.outcome import ERROR_FILE
 from neuron_ops.recipe.schema import HardwareSection
 
@@ -206,8 +206,8 @@ def main_container(pod: Object) -> Object:
 
 def _resources(hardware: HardwareSection, own: Object) -> Object:
     books = {name: str(count) for name, count in booking(hardware).resources.items()}
-    if hardware.backend == "neuron":
-        instance = neuron.instance(hardware)
+    instance = find_backend(hardware).instance(hardware)
+    if instance is not None:
         # All devices of a node keep other trainings away. Requests for most of the rest keep the pod from being the
         # first to go when memory runs low; a quarter stays for what else runs on each node.
         requests = {"cpu": str(instance.vcpus * 3 // 4), "memory": str(instance.host_memory * 3 // 4)}
@@ -221,11 +221,12 @@ def _tolerations(hardware: HardwareSection) -> list[Object]:
 
 
 def _placement(training: Training) -> Object:
-    """Neuron nodes by their instance type, and together: the fabric between them does not leave a zone."""
-    if training.hardware.backend != "neuron":
+    """Nodes of a named instance type, and together: the fabric between them does not leave a zone."""
+    books = booking(training.hardware)
+    if books.instance_type is None:
         return {}
     term = {"labelSelector": {"matchLabels": {TRAINING_LABEL: training.name}}, "topologyKey": ZONE}
     return {
-        "nodeSelector": booking(training.hardware).node_selector,
+        "nodeSelector": node_selector(books),
         "affinity": {"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}},
     }

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from fine_tune_assets.kubernetes.pods import Pods, PodSettings
-from fine_tune_assets.kubernetes.resources import ACCELERATORS, NOTHING, Booking, booking
+from fine_tune_assets.kubernetes.resources import booking, node_selector
+from neuron_ops.backends import accelerator_resources
+from neuron_ops.backends.booking import NOTHING, Booking
 from neuron_ops.errors import InvalidInput
 from neuron_ops.recipe.schema import Recipe
 from neuron_ops.steps.table import Step
@@ -70,7 +72,7 @@ def refuse_accelerator(step: Step, limits: Mapping[str, object]) -> None:
     Raises:
         InvalidInput: it does.
     """
-    asked = [name for name in ACCELERATORS if name in limits]
+    asked = [name for name in accelerator_resources() if name in limits]
     if asked and not step.needs_accelerator:
         raise InvalidInput(
             f"The pod of {step.artifact} asks for {asked[0]}, but {step.verb} runs without an accelerator and would "
@@ -110,7 +112,7 @@ def _pod_spec(settings: PodSettings, books: Booking, user: int | None) -> Config
     spec: Config = {
         "securityContext": security,
         "volumes": _volumes(settings),
-        "nodeSelector": {**(settings.node_selector or {}), **books.node_selector},
+        "nodeSelector": {**(settings.node_selector or {}), **node_selector(books)},
         "tolerations": [*tolerations, *([{"key": books.taint, "operator": "Exists"}] if books.taint else [])],
         "terminationGracePeriodSeconds": GRACE_SECONDS,
         "serviceAccountName": settings.service_account,

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING
 from fine_tune_assets.kubernetes.deployment import check_settings, check_store
 from fine_tune_assets.kubernetes.pod_config import QUEUE_LABEL, SHARED_MEMORY_VOLUME, Config, pod_config
 from fine_tune_assets.kubernetes.pods import load_pods
-from fine_tune_assets.kubernetes.resources import NEURON
 from fine_tune_assets.settings import Settings
-from neuron_ops.backends import neuron
+from neuron_ops.backends import accelerator_resources, find_backend
 from neuron_ops.errors import InvalidInput
 from neuron_ops.planning.forecast import Problem
 from neuron_ops.recipe.schema import HardwareSection, Recipe
@@ -123,8 +122,8 @@ def _impossible(configs: Mapping[str, Config], hardware: HardwareSection) -> Ite
                 yield _refusal(
                     artifact, f"has {limits['memory']} of memory, and shared_memory of {shared} is part of it"
                 )
-        if NEURON in limits:
-            machine = neuron.instance(hardware)
+        machine = find_backend(hardware).instance(hardware)
+        if machine is not None and limits.keys() & set(accelerator_resources()):
             for name, most in (("cpu", str(machine.vcpus)), ("memory", f"{machine.host_memory // 2**30}Gi")):
                 if name in limits and _number(limits[name]) > _number(most):
                     has = f"{hardware.instance_type} has {most}, so that no node will ever do"

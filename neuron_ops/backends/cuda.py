@@ -1,30 +1,41 @@
-"""The loop's device on an NVIDIA GPU: as on the CPU, with the GPU's own random generator."""
+"""NVIDIA GPUs, one process for each: the launch half. How a process trains belongs to cuda_process."""
 
-from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-import torch
-from accelerate import Accelerator
+from neuron_ops.backends.backend import Backend
+from neuron_ops.backends.booking import Booking
+from neuron_ops.backends.instances import GIB
+from neuron_ops.recipe.schema import HardwareSection, Recipe
 
-from neuron_ops.backends.cpu import CpuBackend
-from neuron_ops.errors import InvalidInput
+if TYPE_CHECKING:
+    from neuron_ops.backends.process import BackendProcess
+
+GPU = "nvidia.com/gpu"
 
 
-class CudaBackend(CpuBackend):
-    """One process per GPU."""
+class CudaBackend(Backend):
+    """Plain PyTorch on GPUs that no recipe names."""
 
-    def _open(self) -> Accelerator:
-        if not torch.cuda.is_available():
-            raise InvalidInput(
-                "hardware.backend is cuda, but torch sees no GPU here. "
-                "Use backend cpu, or install a CUDA build of torch."
-            )
-        return Accelerator()
+    place = "each GPU"
+    runtime_bytes = (0.3 * GIB, 1.0 * GIB)
+    evaluates_on_cpu = False
+    accelerator_resources = (GPU,)
 
-    def rng_states(self) -> dict[str, torch.Tensor]:
-        """The host's and the GPU's generator."""
-        return super().rng_states() | {"cuda": torch.cuda.get_rng_state()}
+    def open_process(self, recipe: Recipe) -> "BackendProcess":
+        """One process on one GPU."""
+        from neuron_ops.backends.cuda_process import CudaProcess  # torch, transformers, PEFT: 4 CPU seconds
 
-    def restore_rng(self, states: Mapping[str, torch.Tensor]) -> None:
-        """Continue both streams."""
-        super().restore_rng(states)
-        torch.cuda.set_rng_state(states["cuda"])
+        return CudaProcess(recipe)
+
+    def inference_device(self) -> str:
+        """A step that books no accelerator uses a GPU only if there is one."""
+        import torch  # only a process that holds a model asks
+
+        return "cuda" if torch.cuda.is_available() else "cpu"
+
+    def booking(self, hardware: HardwareSection) -> Booking:
+        """A GPU for each process."""
+        return Booking({GPU: self.processes_per_node(hardware)}, taint=GPU)
+
+
+BACKEND = CudaBackend()

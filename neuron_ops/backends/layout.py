@@ -14,7 +14,8 @@ class Layout:
     data_parallel_size: int
     tensor_parallel_size: int
     pipeline_parallel_size: int
-    threads: int
+    threads: int | None
+    """CPU threads of each process; None where their number decides nothing."""
 
     @property
     def world_size(self) -> int:
@@ -28,5 +29,5 @@ class Layout:
             "data_parallel_size": self.data_parallel_size,
             "tensor_parallel_size": self.tensor_parallel_size,
             "pipeline_parallel_size": self.pipeline_parallel_size,
-            "threads": self.threads,
+            **({} if self.threads is None else {"threads": self.threads}),
         }

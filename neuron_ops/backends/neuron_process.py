@@ -25,7 +25,7 @@ from neuron_ops.backends.adapter import lora_config, set_first_values
 from neuron_ops.recipe.schema import Recipe
 
 
-class NeuronBackend:
+class NeuronProcess:
     """One process on one NeuronCore, of tensor-parallel groups that each take a share of the batch."""
 
     def __init__(self, recipe: Recipe) -> None:

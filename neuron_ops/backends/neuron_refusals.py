@@ -7,9 +7,9 @@ First what the recipe alone shows, then what the base model's config.json shows.
 from collections.abc import Mapping
 from typing import Any
 
-from neuron_ops.backends import neuron
+from neuron_ops.backends.instances import Instance
 from neuron_ops.errors import InvalidInput
-from neuron_ops.recipe.schema import Recipe
+from neuron_ops.recipe.schema import HardwareSection, Recipe
 
 FLASH_BLOCK = 2048
 """Tokens; the flash kernel takes sequences of a multiple of them only."""
@@ -20,13 +20,13 @@ GATE_UP = frozenset({"gate_proj", "up_proj"})
 Config = Mapping[str, Any]  # Any: config.json of a Hugging Face model
 
 
-def refuse_recipe(recipe: Recipe) -> None:
+def refuse_recipe(recipe: Recipe, instance: Instance) -> None:
     """Everything that the recipe alone shows.
 
     Raises:
         InvalidInput: Trainium cannot do what it asks.
     """
-    _refuse_world(recipe)
+    _refuse_world(recipe.hardware, instance)
     _refuse_graph(recipe)
     if recipe.dataset.packing:
         raise InvalidInput(
@@ -35,7 +35,7 @@ def refuse_recipe(recipe: Recipe) -> None:
         )
 
 
-def refuse_model(recipe: Recipe, config: Config) -> None:
+def refuse_model(recipe: Recipe, config: Config, instance: Instance) -> None:
     """Everything that shows once the base model's config.json is there.
 
     Raises:
@@ -45,7 +45,7 @@ def refuse_model(recipe: Recipe, config: Config) -> None:
     _refuse_sizes(ranks, config)
     key_values = int(config.get("num_key_value_heads") or config["num_attention_heads"])
     if key_values % ranks:
-        _refuse_shared_heads(recipe, ranks, key_values)
+        _refuse_shared_heads(recipe, ranks, key_values, instance)
     if recipe.graph.attn_implementation == "flash_attention_2" and config.get("attention_dropout"):
         raise InvalidInput(
             f"graph.attn_implementation is 'flash_attention_2', but the base model's attention_dropout is "
@@ -53,9 +53,13 @@ def refuse_model(recipe: Recipe, config: Config) -> None:
         )
 
 
-def _refuse_world(recipe: Recipe) -> None:
-    hardware = recipe.hardware
-    cores = neuron.processes_per_node(hardware)
+def _refuse_world(hardware: HardwareSection, instance: Instance) -> None:
+    cores = instance.cores
+    if hardware.processes not in (None, cores):
+        raise InvalidInput(
+            f"hardware.processes is {hardware.processes}, but {hardware.instance_type} has {cores} cores and idle "
+            "cores are paid for. Remove the field: it is derived from instance_type."
+        )
     if hardware.pipeline_parallel_size > 1:
         raise InvalidInput(
             f"hardware.pipeline_parallel_size is {hardware.pipeline_parallel_size}, but this version trains every "
@@ -66,7 +70,7 @@ def _refuse_world(recipe: Recipe) -> None:
             f"hardware.tensor_parallel_size is {hardware.tensor_parallel_size}, but {hardware.instance_type} has "
             f"{cores} cores: its groups must fit in one instance. Choose a divisor of {cores}."
         )
-    if hardware.nodes > 1 and not neuron.instance(hardware).efa:
+    if hardware.nodes > 1 and not instance.efa:
         raise InvalidInput(
             f"hardware.nodes is {hardware.nodes}, but {hardware.instance_type} has no Elastic Fabric Adapter and can "
             "only train alone. Set nodes to 1, or choose trn1.32xlarge."
@@ -111,15 +115,14 @@ def _refuse_sizes(ranks: int, config: Config) -> None:
             )
 
 
-def _refuse_shared_heads(recipe: Recipe, ranks: int, key_values: int) -> None:
+def _refuse_shared_heads(recipe: Recipe, ranks: int, key_values: int, instance: Instance) -> None:
     """Key and value heads that don't divide by the ranks are copied to several of them."""
-    hardware = recipe.hardware
     if ranks % key_values:
         raise InvalidInput(
             f"hardware.tensor_parallel_size is {ranks}, but the base model's {key_values} key-value heads can neither "
             f"be divided by it nor copied evenly to it. Choose a divisor or a multiple of {key_values}."
         )
-    if neuron.instance_name(hardware).startswith("trn2"):
+    if instance.chip == "trn2":
         # optimum-neuron copies K0,K1,K0,K1 over the ranks; on trn2 the gradients are summed as for K0,K0,K1,K1.
         raise InvalidInput(
             f"hardware.tensor_parallel_size is {ranks}, but the base model has {key_values} key-value heads: on trn2 "

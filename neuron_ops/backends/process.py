@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-class Backend(Protocol):
+class BackendProcess(Protocol):
     """One process of a training, on one kind of device."""
 
     rank: int

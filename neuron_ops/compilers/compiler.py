@@ -2,23 +2,19 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-from neuron_ops.backends import layout
-from neuron_ops.backends.layout import Layout
 from neuron_ops.compilers.graph import Graph, OnMiss
-from neuron_ops.recipe.schema import Recipe
 
 
 class Compiler(Protocol):
-    """One compiler; `compiler` chooses it."""
+    """One compiler; a backend chooses it."""
 
     name: str
     """As a person would say it."""
     needs_every_node: bool
-    """Whether a graph depends on how many nodes there are, so that one node cannot rehearse for several."""
+    """Whether a graph depends on how many nodes there are, so that one node cannot warm up for several."""
 
     def require(self) -> None:
         """Refuse a machine that cannot compile, where that shows without torch.
@@ -28,7 +24,7 @@ class Compiler(Protocol):
         """
         ...
 
-    def rehearse(self, argv: list[str]) -> list[str]:
+    def warmup(self, argv: list[str]) -> list[str]:
         """The command that runs a program and compiles the graphs it makes."""
         ...
 
@@ -36,8 +32,8 @@ class Compiler(Protocol):
         """The command that runs a program for the ranks that it adds, on a node whose graphs nobody keeps."""
         ...
 
-    def again(self, argv: list[str]) -> list[str] | None:
-        """The command that compiles what an earlier `rehearse` extracted; None where there is no such thing."""
+    def retry(self, argv: list[str]) -> list[str] | None:
+        """The command that compiles what an earlier `warmup` extracted; None where there is no such thing."""
         ...
 
     def environment(self, cache: Path) -> dict[str, str]:
@@ -70,26 +66,3 @@ class Compiler(Protocol):
     def machine(self) -> str:
         """What the processor must be for the cache to work; empty where the recipe says it."""
         ...
-
-
-def compiler(recipe: Recipe) -> Compiler | None:
-    """The compiler of a recipe's training; None where it runs eagerly."""
-    if recipe.hardware.backend == "neuron":
-        from neuron_ops.compilers.neuron import NeuronCompiler
-
-        return NeuronCompiler()
-    if recipe.graph.torch_compile:
-        from neuron_ops.compilers.inductor import TorchCompiler
-
-        return TorchCompiler()
-    return None
-
-
-def warmup_layout(recipe: Recipe) -> Layout:
-    """The processes that rehearse training: those of all its nodes, or of one that stands for all.
-
-    Raises:
-        InvalidInput: the recipe's hardware does not work out.
-    """
-    chosen, world = compiler(recipe), layout(recipe)
-    return world if chosen is not None and chosen.needs_every_node else replace(world, nodes=1)

@@ -28,15 +28,15 @@ class TorchCompiler:
     def require(self) -> None:
         """Nothing shows without torch: `compile_layers` looks for a C++ compiler, and for Triton on a GPU."""
 
-    def rehearse(self, argv: list[str]) -> list[str]:
+    def warmup(self, argv: list[str]) -> list[str]:
         """The program compiles by itself."""
         return argv
 
     def trace_only(self, argv: list[str]) -> list[str]:
-        """Never needed: one node rehearses for all."""
+        """Never needed: one node warms up for all."""
         return argv
 
-    def again(self, argv: list[str]) -> list[str] | None:
+    def retry(self, argv: list[str]) -> list[str] | None:
         """There is nothing in between."""
         return None
 

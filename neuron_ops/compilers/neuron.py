@@ -10,13 +10,10 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from neuron_ops.backends import environment
 from neuron_ops.compilers import neuron_cache
 from neuron_ops.compilers.graph import Graph, OnMiss
 from neuron_ops.errors import InvalidInput
-from neuron_ops.recipe.schema import Recipe
 
 PROGRAM = "neuron_parallel_compile"
 IN_GRAPHS = ("NEURON_CC_FLAGS", "NEURON_FUSE_SOFTMAX", "NEURON_LOGICAL_NC_CONFIG")
@@ -39,7 +36,7 @@ class NeuronCompiler:
                 "here. Run compile in a Neuron image (it comes with torch-neuronx), or use backend cpu or cuda."
             )
 
-    def rehearse(self, argv: list[str]) -> list[str]:
+    def warmup(self, argv: list[str]) -> list[str]:
         """Extract, then compile."""
         return [PROGRAM, *argv]
 
@@ -47,7 +44,7 @@ class NeuronCompiler:
         """Extract only."""
         return [PROGRAM, "--command", "collect", *argv]
 
-    def again(self, argv: list[str]) -> list[str] | None:
+    def retry(self, argv: list[str]) -> list[str] | None:
         """Compile only."""
         return [PROGRAM, "--command", "compile", *argv]
 
@@ -103,16 +100,3 @@ class NeuronCompiler:
     def machine(self) -> str:
         """Nothing: the instance type is in the recipe."""
         return ""
-
-
-def decides_graphs(recipe: Recipe) -> dict[str, Any]:  # Any: plain JSON
-    """What of hardware and training is written into Trainium's graphs, or into the key of a graph.
-
-    The learning rate is not: it changes with every step, so it is given to a graph. The optimizer's other numbers may
-    be constants of it.
-    """
-    return {
-        # trn1n's cores are trn1's.
-        "target": (recipe.hardware.instance_type or "").removeprefix("ml.").split(".")[0].rstrip("n"),
-        "environment": {name: value for name, value in environment(recipe).items() if name in IN_GRAPHS},
-    }

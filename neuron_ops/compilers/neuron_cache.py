@@ -129,7 +129,7 @@ def explain_miss(cache: Path, missing: str, published: Iterable[str]) -> str:
     same_flags = [item for item in known if item[0] == compiler and item[2:] == (flags,)]
     if not same_flags:
         return f"the compiler's flags differ{_flags_difference(cache, missing, known)}"
-    return f"its graph ({graph}) is none that the rehearsal of training made, with the same compiler and flags"
+    return f"its graph ({graph}) is not one that the warm-up made, with the same compiler and flags"
 
 
 def _flags_difference(cache: Path, missing: str, known: list[tuple[str, ...]]) -> str:

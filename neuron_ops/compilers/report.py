@@ -1,18 +1,19 @@
 """What a person reads about a compilation: each graph with its size and its seconds."""
 
+from collections.abc import Iterable
+
 from neuron_ops.compilers.graph import Graph
-from neuron_ops.steps.warmup_launcher import WarmupResult
 
 
-def to_markdown(compiler: str, rehearsed: WarmupResult) -> str:
+def to_markdown(compiler: str, graphs: Iterable[Graph]) -> str:
     """A sentence and a table; the longest compilation first."""
-    graphs = sorted(rehearsed.graphs, key=lambda graph: (-(graph.seconds or 0.0), -graph.bytes, graph.name))
+    ordered = sorted(graphs, key=lambda graph: (-(graph.seconds or 0.0), -graph.bytes, graph.name))
     lines = [
-        f"{len(graphs)} graphs, compiled by {compiler} while training was rehearsed. Training takes them from here.",
+        f"{len(ordered)} graphs, compiled by {compiler} while it was warmed up. Training takes them from here.",
         "",
         "| graph | bytes | seconds | tries |",
         "|---|---:|---:|---:|",
-        *(_row(graph) for graph in graphs),
+        *(_row(graph) for graph in ordered),
     ]
     return "\n".join(lines) + "\n"
 

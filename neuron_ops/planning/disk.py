@@ -44,8 +44,8 @@ def _needed(lineage: Lineage, to_make: Collection[str], data: DataForecast | Non
         sequences = data.sequences.low + data.held_out_sequences.low
         sizes["tokenized_dataset"] = sequences * recipe.graph.sequence_length * POSITION_BYTES
     if shape is not None:
-        # The best one is kept besides the newest, and the next is written before an old one goes.
-        checkpoints = recipe.training.save_total_limit + 2
+        # The newest is kept beside the best one whatever the limit, and the next is written before an old one goes.
+        checkpoints = max(recipe.training.save_total_limit, 2) + 1
         sizes["lora_checkpoints"] = checkpoints * STATE_BYTES * adapter_parameters(recipe, shape, ranks=1)
     return sum(size for artifact, size in sizes.items() if artifact in to_make)
 

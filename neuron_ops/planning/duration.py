@@ -10,17 +10,11 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from neuron_ops.backends.instances import Instance, find_instance
 from neuron_ops.backends.layout import Layout
 from neuron_ops.errors import CorruptArtifact
 from neuron_ops.models.shape import ModelShape
-from neuron_ops.planning.assumptions import (
-    COMPILATION,
-    COMPILATION_SOURCE,
-    UTILIZATION,
-    UTILIZATION_SOURCE,
-    Machine,
-    machine,
-)
+from neuron_ops.planning.assumptions import COMPILATION, COMPILATION_SOURCE, UTILIZATION, UTILIZATION_SOURCE
 from neuron_ops.planning.epochs import Epochs
 from neuron_ops.planning.graphs import GraphCacheForecast
 from neuron_ops.planning.quantities import Range
@@ -59,7 +53,7 @@ def forecast_duration(
     lineage: Lineage, layout: Layout, epochs: Epochs, graphs: GraphCacheForecast | None, shape: ModelShape | None
 ) -> DurationForecast:
     """Put rate, work and price together, as far as each is known."""
-    recipe, known = lineage.recipe, machine(lineage.recipe.hardware.instance_type)
+    recipe, known = lineage.recipe, find_instance(lineage.recipe.hardware.instance_type)
     measured = _measured_rate(lineage, layout)
     rate, rate_source = (measured, MEASURED) if measured else _assumed_rate(recipe, layout, known, shape)
     work = epochs.positions + epochs.evaluated_positions.scaled(FORWARD_SHARE)
@@ -136,7 +130,7 @@ def _speed(fields: dict[str, Any], derived: dict[str, Any]) -> dict[str, Any]:  
 
 
 def _assumed_rate(
-    recipe: Recipe, layout: Layout, known: Machine | None, shape: ModelShape | None
+    recipe: Recipe, layout: Layout, known: Instance | None, shape: ModelShape | None
 ) -> tuple[Range | None, str]:
     if known is None:
         return None, (
@@ -149,7 +143,7 @@ def _assumed_rate(
     return UTILIZATION.scaled(peak / flops_per_token(recipe, shape)), UTILIZATION_SOURCE
 
 
-def _compilation(recipe: Recipe, graphs: GraphCacheForecast | None, known: Machine | None) -> tuple[Range | None, str]:
+def _compilation(recipe: Recipe, graphs: GraphCacheForecast | None, known: Instance | None) -> tuple[Range | None, str]:
     if graphs is not None and graphs.is_hit:
         return Range.exactly(0), "nothing to compile: the graphs are finished"
     if known is not None:
@@ -159,10 +153,11 @@ def _compilation(recipe: Recipe, graphs: GraphCacheForecast | None, known: Machi
     return Range.exactly(0), "nothing to compile: training runs eagerly"
 
 
-def _price(recipe: Recipe, known: Machine | None) -> tuple[float | None, str]:
+def _price(recipe: Recipe, known: Instance | None) -> tuple[float | None, str]:
     hardware = recipe.hardware
     if hardware.usd_per_hour is not None:
         return hardware.nodes * hardware.usd_per_hour, "hardware.usd_per_hour"
     if known is None:
         return None, "not known; set hardware.usd_per_hour"
-    return hardware.nodes * known.usd_per_hour, f"{known.price_source}; check it, or set hardware.usd_per_hour"
+    source = f"{known.price_source}, {known.price_date}"
+    return hardware.nodes * known.usd_per_hour, f"{source}; check it, or set hardware.usd_per_hour"

@@ -5,6 +5,7 @@ Held-out rows through the base and through the tuned model are counted; loading,
 
 from collections.abc import Iterator
 
+from neuron_ops.backends import find_backend
 from neuron_ops.models.shape import ModelShape
 from neuron_ops.planning.assumptions import CPU_FLOPS
 from neuron_ops.planning.data import DataForecast
@@ -18,8 +19,8 @@ LONG = 4 * 3600.0
 
 
 def evaluation_seconds(recipe: Recipe, data: DataForecast | None, shape: ModelShape | None) -> Range | None:
-    """None while data or model is not known, and for a GPU, which no recipe names."""
-    if data is None or shape is None or recipe.hardware.backend == "cuda":
+    """None while data or model is not known, and for a device that no recipe names."""
+    if data is None or shape is None or not find_backend(recipe.hardware).evaluates_on_cpu:
         return None
     positions = data.held_out_sequences.scaled(NUM_MODELS * recipe.graph.sequence_length)
     return positions.scaled(forward_flops(recipe, shape)).over(CPU_FLOPS.scaled(recipe.evaluation.threads))

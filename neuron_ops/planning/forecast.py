@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from neuron_ops.backends import device_memory, environment, layout, refuse_model
+from neuron_ops.backends import environment, find_backend, layout, refuse_model
 from neuron_ops.backends.layout import Layout
 from neuron_ops.errors import CorruptArtifact, InvalidInput, MissingArtifact
 from neuron_ops.models.shape import ModelShape, read_shape
@@ -147,7 +147,8 @@ class _Planner:
     def _memory(self, world: Layout | None, model: ModelShape | None) -> MemoryForecast | None:
         if world is None or model is None:
             return None
-        memory = forecast_memory(self._recipe, model, world, device_memory(self._recipe))
+        hardware = self._recipe.hardware
+        memory = forecast_memory(self._recipe, model, world, find_backend(hardware).device_memory(hardware))
         self._attempt(lambda: check_memory(memory))
         self._warn_of(memory_warnings(memory))
         return memory

@@ -10,10 +10,10 @@ keep without fusing anything.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from neuron_ops.backends import find_backend
 from neuron_ops.backends.layout import Layout
 from neuron_ops.errors import InvalidInput
 from neuron_ops.models.shape import ModelShape
-from neuron_ops.planning.assumptions import RUNTIME_BYTES
 from neuron_ops.planning.quantities import Range, show_bytes, total
 from neuron_ops.recipe.schema import Recipe
 
@@ -21,7 +21,6 @@ FLOAT = 4
 ITEM_BYTES = {"float32": 4, "bfloat16": 2}
 SAME_INPUT = (("q_proj", "k_proj", "v_proj"), ("o_proj",), ("gate_proj", "up_proj"), ("down_proj",))
 """Layers that read the same tensor."""
-PLACES = {"cpu": "each process", "cuda": "each GPU", "neuron": "each core"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +49,7 @@ class MemoryForecast:
 
 def forecast_memory(recipe: Recipe, shape: ModelShape, layout: Layout, capacity: int | None) -> MemoryForecast:
     """The parts, on the rank that holds most."""
-    graph, ranks = recipe.graph, layout.tensor_parallel_size
+    graph, ranks, backend = recipe.graph, layout.tensor_parallel_size, find_backend(recipe.hardware)
     item = ITEM_BYTES[graph.dtype]
     stages = layout.pipeline_parallel_size
     weights = shape.parameters(ranks) * item / stages
@@ -64,9 +63,9 @@ def forecast_memory(recipe: Recipe, shape: ModelShape, layout: Layout, capacity:
         Part("AdamW", Range.exactly(2 * FLOAT * adapter), "two moments for each of the adapter's parameters, float32"),
         Part("activations", _activations(recipe, shape, ranks).scaled(tokens), _activations_how(recipe)),
         Part("logits and loss", _logits(item, shape, ranks).scaled(tokens), f"vocabulary {shape.vocabulary:,}"),
-        Part("runtime", RUNTIME_BYTES[layout.backend], "assumed"),
+        Part("runtime", Range(*backend.runtime_bytes), "assumed"),
     )
-    return MemoryForecast(PLACES[layout.backend], parts, capacity)
+    return MemoryForecast(backend.place, parts, capacity)
 
 
 def check_memory(plan: MemoryForecast) -> None:

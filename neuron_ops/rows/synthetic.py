@@ -1,4 +1,4 @@
-"""Rows for a rehearsal: the shape of real ones, and no meaning. What they hold changes no graph."""
+"""Rows for the warm-up of a compiler: the shape of real ones, and no meaning. What they hold changes no graph."""
 
 from pathlib import Path
 

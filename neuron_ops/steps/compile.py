@@ -1,21 +1,22 @@
 """`compile` makes `compiled_graph_cache`: what training would otherwise compile in its first minutes.
 
-It rehearses training under the backend's compiler and publishes what that compiled; where it takes several nodes, this
-program runs on each, and the first publishes. Where training runs eagerly there is no graph to keep, and the artifact
-says so. What a cache looks like and how it is used belongs to graphs/.
+It warms up the backend's compiler with training's own loop and publishes what that compiled; where it takes several
+nodes, this program runs on each, and the first publishes. Where training runs eagerly there is no graph to keep, and
+the artifact says so. What a cache looks like belongs to compilers/, how training uses it to graph_cache_use.
 """
 
 import logging
 import shutil
 from pathlib import Path
 
-from neuron_ops.compilers.compiler import Compiler, compiler, warmup_layout
+from neuron_ops.backends import compiler, warmup_layout
+from neuron_ops.compilers.compiler import Compiler
 from neuron_ops.compilers.graph import CACHE, Graph
 from neuron_ops.compilers.report import to_markdown
 from neuron_ops.errors import InvalidInput
 from neuron_ops.steps import program
 from neuron_ops.steps.addresses import Lineage
-from neuron_ops.steps.warmup_launcher import WarmupResult, rehearse
+from neuron_ops.steps.warmup_launcher import WarmupResult, warm_up
 from neuron_ops.store.artifacts import Scalar
 from neuron_ops.store.node_local import node_local_folder
 
@@ -36,18 +37,18 @@ def _compile(lineage: Lineage, out: Path, chosen: Compiler) -> program.StepResul
     # Not a temporary directory, which a killed compilation would leave for ever, with gigabytes in it.
     with node_local_folder(f"compile-{program.launch_name()}", fill=lambda folder: None) as scratch:
         world = warmup_layout(lineage.recipe)
-        log.info("rehearsing training in %d processes with %s", world.world_size, chosen.name)
-        rehearsed = rehearse(lineage, chosen, scratch, *program.node())
-        if rehearsed is None:
+        log.info("warming up %s with training in %d processes", chosen.name, world.world_size)
+        warmed_up = warm_up(lineage, chosen, scratch, *program.node())
+        if warmed_up is None:
             return program.StepResult(metrics={})  # what the first node publishes is everybody's
-        log.info("%d graphs, %d bytes", len(rehearsed.graphs), sum(graph.bytes for graph in rehearsed.graphs))
-        _refuse_incomplete(rehearsed.graphs, chosen.name)
+        log.info("%d graphs, %d bytes", len(warmed_up.graphs), sum(graph.bytes for graph in warmed_up.graphs))
+        _refuse_incomplete(warmed_up.graphs, chosen.name)
         for file in chosen.files(scratch / CACHE):
             target = out / CACHE / file
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(scratch / CACHE / file, target)
-    (out / "report.md").write_text(to_markdown(chosen.name, rehearsed))
-    return program.StepResult(metrics=_metrics(chosen.name, rehearsed))
+    (out / "report.md").write_text(to_markdown(chosen.name, warmed_up.graphs))
+    return program.StepResult(metrics=_metrics(chosen.name, warmed_up))
 
 
 def _nothing(out: Path, reason: str) -> program.StepResult:
@@ -85,14 +86,14 @@ def _refuse_incomplete(graphs: list[Graph], name: str) -> None:
         )
 
 
-def _metrics(name: str, rehearsed: WarmupResult) -> dict[str, Scalar]:
-    seconds = [graph.seconds for graph in rehearsed.graphs if graph.seconds is not None]
+def _metrics(name: str, warmed_up: WarmupResult) -> dict[str, Scalar]:
+    seconds = [graph.seconds for graph in warmed_up.graphs if graph.seconds is not None]
     return {
-        "graphs": len(rehearsed.graphs),
+        "graphs": len(warmed_up.graphs),
         "compiler": name,
-        "graph_bytes": sum(graph.bytes for graph in rehearsed.graphs),
+        "graph_bytes": sum(graph.bytes for graph in warmed_up.graphs),
         **({"compile_seconds": round(sum(seconds), 3), "longest_compile_seconds": max(seconds)} if seconds else {}),
-        **rehearsed.measured,
+        **warmed_up.measured,
     }
 
 

@@ -15,7 +15,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
-from neuron_ops.backends import inference_device
+from neuron_ops.backends import find_backend
 from neuron_ops.recipe.schema import EvaluationSection, Recipe
 from neuron_ops.steps import program
 from neuron_ops.steps.addresses import Lineage
@@ -98,7 +98,7 @@ class Judge:
     def __init__(self, recipe: Recipe, rows: Rows, prompts: Sequence[Prompt]) -> None:
         self._recipe, self._rows, self._prompts = recipe, rows, prompts
         torch.set_num_threads(recipe.evaluation.threads)
-        self._device = torch.device(inference_device(recipe))
+        self._device = torch.device(find_backend(recipe.hardware).inference_device())
 
     def load(self, folder: Path) -> PreTrainedModel:
         """A model in the recipe's number format, on the device, for inference."""

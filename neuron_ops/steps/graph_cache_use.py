@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from neuron_ops.compilers.compiler import Compiler, compiler
+from neuron_ops.backends import compiler
+from neuron_ops.compilers.compiler import Compiler
 from neuron_ops.compilers.graph import CACHE, OnMiss
 from neuron_ops.errors import InvalidInput, OpsError
 from neuron_ops.steps.addresses import Lineage

@@ -15,6 +15,7 @@ from neuron_ops.training.checkpoints import HISTORY, Checkpoints
 from neuron_ops.training.history import draw_losses
 from neuron_ops.training.loop import Loop
 from neuron_ops.training.ranks import Ranks
+from neuron_ops.training.watchdog import Watchdog
 
 
 def build(lineage: Lineage, out: Path) -> program.StepResult:
@@ -26,18 +27,25 @@ def build(lineage: Lineage, out: Path) -> program.StepResult:
 
 def _train(lineage: Lineage, out: Path) -> Loop:
     """Train, resuming from the newest finished checkpoint of this very training, and say which one is best."""
-    backend = open_backend(lineage.recipe)
-    plan = lineage.provenance("lora_checkpoints")
-    checkpoints = Checkpoints(lineage.store, plan, backend, Ranks())
+    recipe, process = lineage.recipe, open_backend(lineage.recipe)
+    checkpoints = Checkpoints(lineage.store, lineage.provenance("lora_checkpoints"), process, Ranks())
     dataset, model, launch = lineage.require("tokenized_dataset"), lineage.require("base_model"), program.launch_name()
-    first = backend.rank == 0  # one rank reads every byte to compare digests; the others compare sizes
+    first = process.rank == 0  # one rank reads every byte to compare digests; the others compare sizes
     with shared_copy(dataset, launch, verify=first) as rows, shared_copy(model, launch, verify=first) as base:
-        loop = Loop(lineage.recipe, backend, checkpoints, rows, base, out / HISTORY)
-        loop.run()
+        watchdog = Watchdog(recipe.hardware.stall_minutes, program.end_at_once)
+        loop = Loop(
+            *(recipe, process, rows, base),
+            checkpoints=checkpoints,
+            history_file=out / HISTORY,
+            on_progress=watchdog.progress,
+        )
+        with watchdog:
+            loop.run()
     if first:
         checkpoints.tidy()
-        summary = checkpoints.summary(loop.best_step())
+        summary = checkpoints.summary()
         (out / "checkpoints.json").write_text(json.dumps(summary, indent=2) + "\n")
+        # Beside it, for what reads on: how many others are kept does not decide which weights are made of the best one.
         (out / "best.json").write_text(json.dumps(summary["best"], indent=2) + "\n")
         draw_losses(loop.history, out / "loss.png")
     return loop

@@ -1,4 +1,4 @@
-"""Starting a rehearsal of training and reading what it leaves; the rehearsal itself is the program rehearse.
+"""Starting the warm-up of a compiler and reading what it leaves; the warm-up itself is the program warmup.
 
 The program runs as training will: as many processes, in the same environment. Where a graph depends on how many nodes
 there are, each of them runs this at the same time and their processes meet; the graphs of the first are kept.
@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from neuron_ops.backends import environment
-from neuron_ops.compilers.compiler import Compiler, warmup_layout
+from neuron_ops.backends import environment, warmup_layout
+from neuron_ops.compilers.compiler import Compiler
 from neuron_ops.compilers.graph import CACHE, Graph
 from neuron_ops.errors import Unavailable
 from neuron_ops.launch import process, torchrun
@@ -28,14 +28,14 @@ ROUNDS = 3
 
 @dataclass(frozen=True, slots=True)
 class WarmupResult:
-    """What a rehearsal left."""
+    """What a warm-up left."""
 
     graphs: list[Graph]
     measured: dict[str, Scalar]
     """Seconds of its first evaluation and steps, with everything compiled on the way."""
 
 
-def rehearse(lineage: Lineage, compiler: Compiler, scratch: Path, node: int, meet: str) -> WarmupResult | None:
+def warm_up(lineage: Lineage, compiler: Compiler, scratch: Path, node: int, meet: str) -> WarmupResult | None:
     """Run the fewest steps that visit every graph, and compile until nothing is left or ROUNDS are over.
 
     The cache is `scratch / CACHE`. Only the first node compiles and returns; the others are there for their ranks.
@@ -50,17 +50,17 @@ def rehearse(lineage: Lineage, compiler: Compiler, scratch: Path, node: int, mee
     if node > 0:
         _run(compiler.trace_only(argv), lineage, compiler, cache)
         return None
-    output = _run(compiler.rehearse(argv), lineage, compiler, cache)
+    output = _run(compiler.warmup(argv), lineage, compiler, cache)
     graphs = compiler.scan(cache, output)
-    again = compiler.again(argv)
+    retry = compiler.retry(argv)
     for _ in range(ROUNDS - 1):
         incomplete = [graph for graph in graphs if graph.state != "complete"]
-        if again is None or not incomplete:
+        if retry is None or not incomplete:
             break
         for graph in incomplete:
             log.warning("compiling %s again: %s", graph.name, graph.reason)
             compiler.reset(cache, graph)
-        output += _run(again, lineage, compiler, cache)
+        output += _run(retry, lineage, compiler, cache)
         graphs = compiler.scan(cache, output)
     result = out / RESULT
     return WarmupResult(graphs, json.loads(result.read_text()) if result.exists() else {})
@@ -92,13 +92,13 @@ def _run(argv: list[str], lineage: Lineage, compiler: Compiler, cache: Path) -> 
         raise ending.error
     if ending.status != 0:
         how = f"was killed by signal {-ending.status}" if ending.status < 0 else f"ended with status {ending.status}"
-        raise Unavailable(f"The rehearsal of training {how}. Its output is in this step's stderr.")
+        raise Unavailable(f"The warm-up of the compiler {how}. Its output is in this step's stderr.")
     return "".join(lines)
 
 
 def _show_and_keep(lines: list[str]) -> Callable[[str], None]:
     def on_line(line: str) -> None:
-        sys.stderr.write(f"rehearsal: {line}")
+        sys.stderr.write(f"warm-up: {line}")
         lines.append(line)
 
     return on_line

@@ -13,23 +13,24 @@ pickle is written and none is read. What the loop does between two checkpoints b
 import contextlib
 import json
 import logging
+import math
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import nn
 
-from neuron_ops.backends.process import Backend
+from neuron_ops.backends.process import BackendProcess
 from neuron_ops.errors import CorruptArtifact
 from neuron_ops.store.artifacts import Address, Artifact, ArtifactStore, FileRecord, Manifest, Provenance, Writer
 from neuron_ops.training.history import History
 from neuron_ops.training.ranks import Ranks
 from neuron_ops.training.replica_gate import check_adapter_replicas
+from neuron_ops.training.state import TrainingState
 
 log = logging.getLogger(__name__)
 
@@ -38,20 +39,11 @@ HISTORY = "history.jsonl"
 PREFIX = "step-"
 
 
-@dataclass(frozen=True, slots=True)
-class TrainingState:
-    """Everything that a step of the loop reads and changes, the history apart."""
-
-    model: nn.Module
-    parameters: dict[str, nn.Parameter]
-    optimizer: torch.optim.Optimizer
-
-
 class Checkpoints:
     """The checkpoints of one training."""
 
-    def __init__(self, store: ArtifactStore, provenance: Provenance, backend: Backend, ranks: Ranks) -> None:
-        self._store, self._provenance, self._backend, self._ranks = store, provenance, backend, ranks
+    def __init__(self, store: ArtifactStore, provenance: Provenance, process: BackendProcess, ranks: Ranks) -> None:
+        self._store, self._provenance, self._process, self._ranks = store, provenance, process, ranks
 
     def finished(self) -> list[Artifact]:
         """Every finished checkpoint, oldest first."""
@@ -65,10 +57,10 @@ class Checkpoints:
         """
         generators = self._generators_of_every_rank()
         with self._shared_folder(self._address(f"{PREFIX}{step:06d}")) as (folder, writer):
-            self._backend.save_adapter(state.model, folder / ADAPTER)
-            if self._backend.saves:
-                first = self._backend.shard == 0
-                _save_resume(folder / _resume_file(self._backend.shard), step, state, generators if first else {})
+            self._process.save_adapter(state.model, folder / ADAPTER)
+            if self._process.saves:
+                first = self._process.shard == 0
+                _save_resume(folder / _resume_file(self._process.shard), step, state, generators if first else {})
             self._ranks.barrier()
             self._ranks.from_first(lambda: self._publish(writer[0], history))
 
@@ -87,7 +79,7 @@ class Checkpoints:
                 return str(writers[0].path)
 
             folder = self._ranks.from_first(open_writer)
-            if not self._backend.saves:
+            if not self._process.saves:
                 folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="fine-tune-"))
             yield Path(folder), writers
 
@@ -101,7 +93,7 @@ class Checkpoints:
     def _generators_of_every_rank(self) -> dict[str, torch.Tensor]:
         return {
             f"rng/{name}/{rank}": state
-            for name, own in self._backend.rng_states().items()
+            for name, own in self._process.rng_states().items()
             for rank, state in enumerate(self._ranks.gather(own))
         }
 
@@ -134,17 +126,30 @@ class Checkpoints:
         return newest
 
     def _restore(self, checkpoint: Artifact, state: TrainingState) -> History:
-        files = {_resume_file(0), _resume_file(self._backend.shard), HISTORY}
+        files = {_resume_file(0), _resume_file(self._process.shard), HISTORY}
         with checkpoint.local(verify=False, names=files) as folder:
-            _load_shard(folder / _resume_file(self._backend.shard), state)
-            self._backend.restore_rng(_generators(folder / _resume_file(0), self._ranks.rank))
+            _load_shard(folder / _resume_file(self._process.shard), state)
+            self._process.restore_rng(_generators(folder / _resume_file(0), self._ranks.rank))
             return History.from_jsonl((folder / HISTORY).read_text())
 
-    def prune(self, keep_last: int, best_step: int | None) -> None:
-        """Remove all but the newest `keep_last` and the best one; for the first rank."""
-        for checkpoint in self.finished()[:-keep_last]:
-            if step_of(checkpoint) != best_step:
-                self._store.remove(checkpoint.address)
+    def best_step(self) -> int | None:
+        """The finished checkpoint with the lowest held-out loss, of equal ones the first; None without any."""
+        finished = self.finished()
+        return step_of(_best_of(finished)) if finished else None
+
+    def prune(self, total_limit: int) -> None:
+        """Keep `total_limit` checkpoints, the best one counted; for the first rank.
+
+        Hugging Face's rule: resuming needs the newest and what follows the training needs the best one, so that with a
+        limit of 1 there may be two.
+        """
+        newest_first = self.finished()[::-1]
+        if not newest_first:
+            return
+        needed = {step_of(newest_first[0]), step_of(_best_of(newest_first))}
+        by_need = sorted(newest_first, key=lambda item: step_of(item) not in needed)  # stable: then the newest first
+        for checkpoint in by_need[max(total_limit, len(needed)) :]:
+            self._store.remove(checkpoint.address)
 
     def tidy(self) -> None:
         """Remove what was killed in the middle of being saved or removed."""
@@ -153,12 +158,11 @@ class Checkpoints:
             if name not in finished:
                 self._store.remove(self._address(name))
 
-    def summary(self, best_step: int | None) -> dict[str, object]:
+    def summary(self) -> dict[str, object]:
         """What `checkpoints.json` says: which are there, which is best, which is last."""
         finished = self.finished()
         records = [_record(checkpoint) for checkpoint in finished]
-        best = next((record for record in records if record["step"] == best_step), records[-1])
-        return {"best": best, "last": records[-1], "kept": records}
+        return {"best": _record(_best_of(finished)), "last": records[-1], "kept": records}
 
     def _names(self) -> list[str]:
         names = self._store.files.children(str(self._provenance.address))
@@ -186,6 +190,16 @@ class Checkpoints:
 def step_of(checkpoint: Artifact) -> int:
     """The number of optimizer steps that a checkpoint has behind it."""
     return int(str(checkpoint.address.part).removeprefix(PREFIX))
+
+
+def _best_of(checkpoints: Sequence[Artifact]) -> Artifact:
+    """The one with the lowest held-out loss, of equal ones the first: the same one however many others are kept."""
+    return min(checkpoints, key=lambda item: (_eval_loss(item), step_of(item)))
+
+
+def _eval_loss(checkpoint: Artifact) -> float:
+    loss = checkpoint.manifest.metrics["eval_loss"]
+    return math.inf if loss is None else float(loss)
 
 
 def _record(checkpoint: Artifact) -> dict[str, object]:

@@ -9,7 +9,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from neuron_ops.backends.neuron import INSTANCES
+from neuron_ops.backends.instances import INSTANCES
 from neuron_ops.recipe.file import load_recipe, shipped_recipes
 from tests.deployments.conftest import DEPLOYMENTS, OVERLAYS, ROOT, Objects, breaks_restricted, find, kustomize, of_kind
 

@@ -30,10 +30,10 @@ def open_loop(recipe: str, store_url: str, raw_url: str, version: str) -> tuple[
     """The loop as `train` makes it, before its first step."""
     store = ArtifactStore(store_url)
     lineage = Lineage(load_recipe(recipe), store, RawDatasets(raw_url), version)
-    backend = open_backend(lineage.recipe)
-    checkpoints = Checkpoints(store, lineage.provenance("lora_checkpoints"), backend, Ranks())
+    process = open_backend(lineage.recipe)
+    checkpoints = Checkpoints(store, lineage.provenance("lora_checkpoints"), process, Ranks())
     rows, base = (Path(lineage.require(name).location) for name in ("tokenized_dataset", "base_model"))
-    return lineage, Loop(lineage.recipe, backend, checkpoints, rows, base, Path("/dev/null")), checkpoints
+    return lineage, Loop(lineage.recipe, process, rows, base, checkpoints=checkpoints), checkpoints
 
 
 def write_logits(recipe: str, store_url: str, raw_url: str, version: str, out: str) -> None:
@@ -63,10 +63,9 @@ def write_drift(recipe: str, store_url: str, raw_url: str, version: str, changes
     """Train two steps with the backend's repairs taken back as told; which replicated factors then differ by rank."""
     _take_back(json.loads(changes))
     _, loop, _ = open_loop(recipe, store_url, raw_url, version)
-    loop._state.model.train()
     norms = []
     for step in range(2):
-        loop._train_step(step)
+        loop.train_step(step)
         norms.append(float(loop._pending[-1][2]))
     differing = sorted(
         name

@@ -278,7 +278,7 @@ def register_machine() -> None:
     """Make two machines known that EC2 has not: the smallest with TP 2 and DP 2, and the smallest that has peers."""
     from dataclasses import replace
 
-    from neuron_ops.backends.neuron import INSTANCES
+    from neuron_ops.backends.instances import INSTANCES
 
     INSTANCES[FOUR_CORES] = replace(INSTANCES["trn1.2xlarge"], devices=2)
     INSTANCES[TWO_CORES_AND_FABRIC] = replace(INSTANCES["trn1.2xlarge"], efa=1)

@@ -22,8 +22,8 @@ from tests.neuron_ops.training.workbench import (
 
 pytestmark = pytest.mark.neuron_on_cpu
 
-BACKWARD = "neuron_ops.backends.neuron_process:NeuronBackend.backward"
-SAVE_ADAPTER = "neuron_ops.backends.neuron_process:NeuronBackend.save_adapter"
+BACKWARD = "neuron_ops.backends.neuron_process:NeuronProcess.backward"
+SAVE_ADAPTER = "neuron_ops.backends.neuron_process:NeuronProcess.save_adapter"
 SAVE_RESUME = "neuron_ops.training.checkpoints:_save_resume"
 CREATE = "neuron_ops.store.files:LocalFiles.create"
 EVERY_RANK = -1

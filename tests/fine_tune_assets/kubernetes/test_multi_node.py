@@ -206,7 +206,7 @@ def test_a_pod_that_somebody_deletes_ends_the_training(bench: Bench) -> None:
 
 
 def test_a_node_that_is_done_before_the_others_may_go(bench: Bench, tmp_path: Path) -> None:
-    """One that takes part in a rehearsal ends an hour before the node that compiles, and its machine with it."""
+    """One that takes part in a warm-up ends an hour before the node that compiles, and its machine with it."""
 
     def take_the_second_node_away() -> None:
         bench.cluster.wait_for(lambda: "node 1 has done its part" in bench.said, "the end of node 1")
@@ -359,7 +359,7 @@ def test_two_pods_train_for_dagster_and_start_again_when_one_is_killed(
     assert_nothing_is_left(cluster)
 
 
-def test_two_pods_rehearse_and_the_first_publishes_what_it_compiled(
+def test_two_pods_warm_up_and_the_first_publishes_what_it_compiled(
     cluster: Cluster, project: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     neuron = Compiler(tmp_path / "bin")
@@ -383,7 +383,7 @@ def test_two_pods_rehearse_and_the_first_publishes_what_it_compiled(
 
     assert result.success, lines
     assert [line for line in lines if line.startswith("Job fine-tune-compile-") and line.endswith("one for each node")]
-    assert "rehearsing training in 64 processes with neuron_parallel_compile" in lines
+    assert "warming up neuron_parallel_compile with training in 64 processes" in lines
     artifact = two_pods.lineage("v1").require("compiled_graph_cache")
     assert {Path(file.name).parent.name for file in artifact.manifest.files} == {"", "MODULE_a+1"}
     assert [len(neuron.calls(node)) for node in (0, 1)] == [1, 1]

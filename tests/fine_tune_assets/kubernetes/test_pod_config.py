@@ -8,7 +8,7 @@ import pytest
 
 from fine_tune_assets.kubernetes.pod_config import pod_config, refuse_accelerator
 from fine_tune_assets.kubernetes.pods import Pods
-from fine_tune_assets.kubernetes.resources import ACCELERATORS
+from neuron_ops.backends import accelerator_resources
 from neuron_ops.errors import InvalidInput
 from neuron_ops.recipe.file import load_recipe
 from neuron_ops.recipe.schema import Recipe
@@ -97,7 +97,9 @@ def test_a_pod_sees_its_volumes_its_scratch_and_its_shared_memory() -> None:
 def test_only_the_assets_of_the_hardware_book_it(step: Any) -> None:
     limits = _limits(pod_config(step, _recipe(), PODS))
 
-    assert (set(limits) & set(ACCELERATORS) != set()) == (step.artifact in ("compiled_graph_cache", "lora_checkpoints"))
+    assert (set(limits) & set(accelerator_resources()) != set()) == (
+        step.artifact in ("compiled_graph_cache", "lora_checkpoints")
+    )
 
 
 @pytest.mark.parametrize("artifact", ["compiled_graph_cache", "lora_checkpoints"])
@@ -125,7 +127,7 @@ def test_the_pod_that_waits_for_several_nodes_books_none_of_them(artifact: str) 
     assert config["job_metadata"] == {}
 
 
-def test_where_one_node_rehearses_for_all_its_pod_books_that_node() -> None:
+def test_where_one_node_warms_up_for_all_its_pod_books_that_node() -> None:
     recipe = load_recipe("tiny_llama_cpu", {"graph.torch_compile": True, "hardware.backend": "cuda"})
     two_nodes = recipe.model_copy(update={"hardware": recipe.hardware.model_copy(update={"nodes": 2})})
 
@@ -150,7 +152,7 @@ def test_the_hardware_section_alone_decides_what_is_booked(
 ) -> None:
     config = pod_config(TRAIN, _recipe(**hardware), PODS)
 
-    assert {name: count for name, count in _limits(config).items() if name in ACCELERATORS} == booked
+    assert {name: count for name, count in _limits(config).items() if name in accelerator_resources()} == booked
     assert config["pod_spec_config"]["nodeSelector"].get("node.kubernetes.io/instance-type") == selector
 
 
@@ -195,7 +197,7 @@ def test_only_a_disrupted_pod_is_replaced_by_kubernetes() -> None:
     ]
 
 
-@pytest.mark.parametrize("resource", ACCELERATORS)
+@pytest.mark.parametrize("resource", ["aws.amazon.com/neuron", "vpc.amazonaws.com/efa", "nvidia.com/gpu"])
 def test_an_asset_without_accelerator_cannot_ask_for_one(resource: str) -> None:
     with pytest.raises(InvalidInput, match=f"merged_model asks for {resource}, but merge runs without"):
         refuse_accelerator(BY_ARTIFACT["merged_model"], {"cpu": "1", resource: "1"})

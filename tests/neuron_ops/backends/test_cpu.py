@@ -8,7 +8,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from neuron_ops.backends.cpu import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CpuBackend
+from neuron_ops.backends.cpu_process import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CpuProcess
 from neuron_ops.recipe.schema import Recipe
 from neuron_ops.training.batches import Rows
 from tests.neuron_ops.training.workbench import make_model, make_recipe, make_rows
@@ -31,11 +31,11 @@ def randomize(parameters: dict[str, torch.nn.Parameter]) -> None:
 
 def test_the_base_is_bfloat16_and_frozen_while_adapter_and_moments_are_float32(model: Path) -> None:
     recipe = make_recipe(model, graph__dtype="bfloat16")
-    backend = CpuBackend(recipe)
+    process = CpuProcess(recipe)
 
-    adapted = backend.load_model(model, recipe)
+    adapted = process.load_model(model, recipe)
 
-    trainable = backend.trainable(adapted)
+    trainable = process.trainable(adapted)
     frozen = {name: value for name, value in adapted.named_parameters() if name not in trainable}
     assert {value.dtype for value in frozen.values()} == {torch.bfloat16}
     assert not any(value.requires_grad for value in frozen.values())
@@ -43,27 +43,27 @@ def test_the_base_is_bfloat16_and_frozen_while_adapter_and_moments_are_float32(m
     assert all("lora_" in name for name in trainable)
     optimizer = torch.optim.AdamW(trainable.values())
     ids = torch.arange(4, 12)[None]
-    backend.backward(adapted(input_ids=ids, labels=ids, **backend.summed_loss).loss)
-    backend.clip_and_step(optimizer, trainable.values(), 1.0)
+    process.backward(adapted(input_ids=ids, labels=ids, **process.summed_loss).loss)
+    process.clip_and_step(optimizer, trainable.values(), 1.0)
     moments = [value for state in optimizer.state.values() for value in state.values()]
     assert {value.dtype for value in moments} == {torch.float32}
 
 
 def test_the_loss_is_summed_so_that_rows_given_twice_count_twice(model: Path, recipe: Recipe, tmp_path: Path) -> None:
     make_rows(tmp_path, number=8, seed=0)
-    backend = CpuBackend(recipe)
-    adapted = backend.load_model(model, recipe)
+    process = CpuProcess(recipe)
+    adapted = process.load_model(model, recipe)
     batch = Rows(tmp_path).first(1)
 
-    once = adapted(**batch, **backend.summed_loss).loss.detach()
-    twice = adapted(**{name: value.repeat(2, 1) for name, value in batch.items()}, **backend.summed_loss).loss.detach()
+    once = adapted(**batch, **process.summed_loss).loss.detach()
+    twice = adapted(**{name: value.repeat(2, 1) for name, value in batch.items()}, **process.summed_loss).loss.detach()
 
     torch.testing.assert_close(twice, 2 * once)
 
 
 def test_a_packed_row_sees_nothing_of_its_neighbours(model: Path, recipe: Recipe) -> None:
-    backend = CpuBackend(recipe)
-    adapted = backend.load_model(model, recipe).eval()
+    process = CpuProcess(recipe)
+    adapted = process.load_model(model, recipe).eval()
     positions = torch.tensor([[0, 1, 2, 3, 0, 1, 2, 3]])
     ids = torch.tensor([[1, 4, 5, 6, 1, 7, 8, 9]])
     other = torch.tensor([[1, 20, 21, 22, 1, 7, 8, 9]])
@@ -76,8 +76,8 @@ def test_a_packed_row_sees_nothing_of_its_neighbours(model: Path, recipe: Recipe
 def test_the_same_seed_gives_the_same_adapter_and_another_seed_another(model: Path) -> None:
     def first_factors(seed: int) -> list[torch.Tensor]:
         recipe = make_recipe(model, training__seed=seed)
-        backend = CpuBackend(recipe)
-        named = backend.trainable(backend.load_model(model, recipe))
+        process = CpuProcess(recipe)
+        named = process.trainable(process.load_model(model, recipe))
         return [value for name, value in named.items() if "lora_A" in name]
 
     assert all(torch.equal(one, same) for one, same in zip(first_factors(1), first_factors(1), strict=True))
@@ -85,12 +85,12 @@ def test_the_same_seed_gives_the_same_adapter_and_another_seed_another(model: Pa
 
 
 def test_an_adapter_is_saved_as_a_folder_that_peft_loads(model: Path, recipe: Recipe, tmp_path: Path) -> None:
-    backend = CpuBackend(recipe)
-    adapted = backend.load_model(model, recipe).eval()
-    randomize(backend.trainable(adapted))
+    process = CpuProcess(recipe)
+    adapted = process.load_model(model, recipe).eval()
+    randomize(process.trainable(adapted))
     ids = torch.arange(4, 12)[None]
 
-    backend.save_adapter(adapted, tmp_path)
+    process.save_adapter(adapted, tmp_path)
 
     loaded = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(model), str(tmp_path)).eval()
     torch.testing.assert_close(loaded(input_ids=ids).logits, adapted(input_ids=ids).logits)
@@ -100,29 +100,29 @@ def test_an_adapter_is_saved_as_a_folder_that_peft_loads(model: Path, recipe: Re
 
 
 def test_equal_adapters_are_equal_bytes(model: Path, recipe: Recipe, tmp_path: Path) -> None:
-    backend = CpuBackend(recipe)
-    adapted, other = (backend.load_model(model, recipe) for _ in range(2))
-    randomize(backend.trainable(adapted))
+    process = CpuProcess(recipe)
+    adapted, other = (process.load_model(model, recipe) for _ in range(2))
+    randomize(process.trainable(adapted))
     other.load_state_dict(adapted.state_dict())
 
-    backend.save_adapter(adapted, tmp_path / "one")
-    backend.save_adapter(other, tmp_path / "other")
+    process.save_adapter(adapted, tmp_path / "one")
+    process.save_adapter(other, tmp_path / "other")
 
     for name in (ADAPTER_WEIGHTS, ADAPTER_CONFIG):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "other" / name).read_bytes()
 
 
 def test_random_numbers_continue_where_they_were(recipe: Recipe) -> None:
-    backend = CpuBackend(recipe)
-    states = backend.rng_states()
+    process = CpuProcess(recipe)
+    states = process.rng_states()
     expected = torch.rand(5)
 
-    backend.restore_rng(states)
+    process.restore_rng(states)
 
     assert torch.equal(torch.rand(5), expected)
 
 
 def test_threads_are_what_the_recipe_says(model: Path) -> None:
-    CpuBackend(make_recipe(model, hardware__threads=1))
+    CpuProcess(make_recipe(model, hardware__threads=1))
 
     assert torch.get_num_threads() == 1

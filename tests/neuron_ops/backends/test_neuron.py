@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from neuron_ops.backends import environment, layout, refuse_model, rendezvous_environment, toolchain
-from neuron_ops.backends.neuron import INSTANCES
+from neuron_ops.backends import environment, find_backend, layout, refuse_model, rendezvous_environment
+from neuron_ops.backends.instances import INSTANCES
 from neuron_ops.errors import InvalidInput
 from neuron_ops.recipe.file import load_recipe
 from neuron_ops.recipe.schema import Recipe
@@ -147,6 +147,9 @@ def test_device_memory_adds_up_to_what_the_instances_have() -> None:
 
 def test_the_toolchain_is_what_compiles() -> None:
     compiled = load_recipe("tiny_llama_cpu", {"graph.torch_compile": True})
+
+    def toolchain(recipe: Recipe) -> dict[str, str]:
+        return find_backend(recipe.hardware).toolchain(recipe)
 
     assert toolchain(trainium())["neuronx-cc"] == "2.21.33363.0"
     assert toolchain(compiled) == {"torch": importlib.metadata.version("torch")}

@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 import threading
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,12 @@ import pytest
 import torch._inductor.config as inductor
 from torch import nn
 
-from neuron_ops.backends import decides_graphs
-from neuron_ops.compilers.compiler import compiler
+from neuron_ops.backends import compiler, decides_graphs, graph_fields
 from neuron_ops.compilers.inductor import compile_layers
 from neuron_ops.compilers.neuron import NeuronCompiler
 from neuron_ops.errors import InvalidInput
 from neuron_ops.recipe.file import load_recipe
+from neuron_ops.recipe.schema import Recipe
 from tests.neuron_ops.compilers.cache_entries import COMPILER, write_entry
 
 TRAINIUM, CPU = "llama3_8b_lora_trn1", "tiny_llama_cpu"
@@ -41,12 +42,18 @@ def test_without_torch_compile_training_on_a_cpu_is_eager() -> None:
     assert compiler(load_recipe(CPU)) is None
 
 
+def in_graphs(recipe: Recipe) -> dict[str, Any]:
+    """What is derived, and the recipe's own fields by their dotted names."""
+    return {**decides_graphs(recipe), **{name: attrgetter(name)(recipe) for name in graph_fields(recipe)}}
+
+
 # The graph section and the base model's config decide besides; they are not asked of a backend.
 @pytest.mark.parametrize(
     ("name", "overrides", "changes"),
     [
         (CPU, {"hardware.threads": 2}, False),
         (CPU, {**COMPILED, "hardware.threads": 2}, True),
+        (CPU, {**COMPILED, "hardware.backend": "cuda", "hardware.threads": 2}, False),
         (CPU, {**COMPILED, "hardware.processes": 2}, True),
         (CPU, {**COMPILED, "training.weight_decay": 0.1}, False),
         (TRAINIUM, {"hardware.threads": 2}, False),
@@ -65,9 +72,9 @@ def test_without_torch_compile_training_on_a_cpu_is_eager() -> None:
     ids=str,
 )
 def test_what_is_in_a_graph_decides_and_nothing_else(name: str, overrides: dict[str, Any], changes: bool) -> None:
-    same = {key: value for key, value in overrides.items() if key in COMPILED}
+    same = {key: value for key, value in overrides.items() if key in (*COMPILED, "hardware.backend")}
 
-    assert (decides_graphs(load_recipe(name, overrides)) != decides_graphs(load_recipe(name, same))) is changes
+    assert (in_graphs(load_recipe(name, overrides)) != in_graphs(load_recipe(name, same))) is changes
 
 
 def test_other_software_means_other_graphs() -> None:
@@ -124,7 +131,7 @@ def test_an_entry_that_appears_while_training_is_a_miss_and_is_explained(
         assert count() == 1
     name, why = missed[0]
     assert name == f"{COMPILER}/MODULE_b+1"
-    assert why.startswith("its graph (MODULE_b) is none that the rehearsal")
+    assert why.startswith("its graph (MODULE_b) is not one that the warm-up made")
 
 
 def test_without_a_cpp_compiler_torch_compile_is_refused() -> None:

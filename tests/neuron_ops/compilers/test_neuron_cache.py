@@ -161,4 +161,4 @@ def test_a_miss_by_other_flags_that_are_not_written_yet_still_says_so(tmp_path: 
 def test_a_miss_by_another_graph_says_that_the_rest_is_equal(tmp_path: Path) -> None:
     why = explain_miss(tmp_path, f"{COMPILER}/MODULE_b+1", [f"{COMPILER}/MODULE_a+1"])
 
-    assert why.startswith("its graph (MODULE_b) is none that the rehearsal of training made")
+    assert why.startswith("its graph (MODULE_b) is not one that the warm-up made")

@@ -113,9 +113,9 @@ def bytes_kept_for_backward(recipe: Recipe, folder: Path) -> int:
     """Every distinct storage that autograd saves in one forward pass, the model's own weights not counted."""
     import torch
 
-    from neuron_ops.backends.cpu import CpuBackend
+    from neuron_ops.backends.cpu_process import CpuProcess
 
-    model = CpuBackend(recipe).load_model(folder, recipe)
+    model = CpuProcess(recipe).load_model(folder, recipe)
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept: dict[int, int] = {}
     alive: list[torch.Tensor] = []

@@ -92,7 +92,7 @@ def test_every_graph_is_published_with_its_seconds(make_lineage: Callable[..., L
     assert report.index("MODULE_a+1") < report.index("MODULE_b+1") < report.index("MODULE_c+1")
 
 
-def test_the_rehearsal_has_trainings_processes_and_a_cache_of_its_own(
+def test_the_warm_up_has_trainings_processes_and_a_cache_of_its_own(
     make_lineage: Callable[..., Lineage], neuron: Compiler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NEURON_COMPILE_CACHE_URL", "s3://somewhere/else")
@@ -148,7 +148,7 @@ def test_a_compiler_that_used_another_cache_is_noticed(make_lineage: Callable[..
         compile_with(make_lineage())
 
 
-def test_an_error_of_the_rehearsal_is_this_steps_error(make_lineage: Callable[..., Lineage], neuron: Compiler) -> None:
+def test_an_error_of_the_warm_up_is_this_steps_error(make_lineage: Callable[..., Lineage], neuron: Compiler) -> None:
     message = "base_model was never finished. Materialize it first."
     neuron.plan({"error": {"exit_code": MissingArtifact.exit_code, "message": message}, "status": 1})
 
@@ -156,10 +156,10 @@ def test_an_error_of_the_rehearsal_is_this_steps_error(make_lineage: Callable[..
         compile_with(make_lineage())
 
 
-def test_a_rehearsal_that_crashes_may_be_tried_again(make_lineage: Callable[..., Lineage], neuron: Compiler) -> None:
+def test_a_warm_up_that_crashes_may_be_tried_again(make_lineage: Callable[..., Lineage], neuron: Compiler) -> None:
     neuron.plan({"entries": {"a+1": ["complete", 10]}, "status": 7})
 
-    with pytest.raises(Unavailable, match="rehearsal of training ended with status 7"):
+    with pytest.raises(Unavailable, match="warm-up of the compiler ended with status 7"):
         compile_with(make_lineage())
 
 
@@ -209,7 +209,7 @@ def compile_on_two_nodes(lineage: Lineage, folder: Path) -> ExitResult:
     return process.run([sys.executable, "-m", "neuron_ops.steps.compile", *words], {})
 
 
-def test_two_nodes_rehearse_together_and_only_the_first_compiles_and_publishes(
+def test_two_nodes_warm_up_together_and_only_the_first_compiles_and_publishes(
     make_lineage: Callable[..., Lineage], neuron: Compiler, tmp_path: Path
 ) -> None:
     neuron.plan(
@@ -226,8 +226,8 @@ def test_two_nodes_rehearse_together_and_only_the_first_compiles_and_publishes(
     assert artifact.manifest.metrics["graphs"] == 2
     assert {Path(file.name).parent.name for file in artifact.manifest.files} == {"", "MODULE_a+1", "MODULE_b+1"}
     assert len(list(Path(artifact.location).glob("*/"))) == 1, "what the second node wrote is gone"
-    (first, again), (second,) = neuron.calls(0), neuron.calls(1)
-    assert again["argv"] == ["--command", "compile", *first["argv"]]
+    (first, retry), (second,) = neuron.calls(0), neuron.calls(1)
+    assert retry["argv"] == ["--command", "compile", *first["argv"]]
     assert second["argv"][:2] == ["--command", "collect"]
     assert {"--nproc-per-node=32", "--nnodes=2", "--node-rank=1"} <= set(second["argv"])
     meeting = [word for word in first["argv"] if word.startswith("--master-")]
@@ -266,7 +266,7 @@ def test_what_a_rank_of_any_node_reports_is_this_steps_error_and_not_its_consequ
 
 
 @pytest.mark.parametrize("killed", [0, 1])
-def test_a_node_that_is_killed_ends_the_rehearsal_of_all(
+def test_a_node_that_is_killed_ends_the_warm_up_of_all(
     make_lineage: Callable[..., Lineage], neuron: Compiler, tmp_path: Path, killed: int
 ) -> None:
     for node in (0, 1):

@@ -103,7 +103,7 @@ def test_a_killed_compiled_training_ends_with_the_bytes_of_an_undisturbed_one(
 ) -> None:
     lineage = compiled.copy(tmp_path)
 
-    killed = trainer.train(lineage, Kill("neuron_ops.backends.cpu:CpuBackend.backward", call=7))
+    killed = trainer.train(lineage, Kill("neuron_ops.backends.cpu_process:CpuProcess.backward", call=7))
     ended = trainer.train(lineage)
 
     assert killed.codes == [-signal.SIGKILL], killed.log

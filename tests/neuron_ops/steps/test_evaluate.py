@@ -10,7 +10,7 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
-from neuron_ops.backends.cpu import ADAPTER_WEIGHTS
+from neuron_ops.backends.cpu_process import ADAPTER_WEIGHTS
 from neuron_ops.errors import InvalidInput
 from neuron_ops.recipe.schema import Recipe
 from neuron_ops.steps import evaluate, program

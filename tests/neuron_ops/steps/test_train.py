@@ -1,5 +1,6 @@
 """The training loop: exact arithmetic, exact resume after SIGKILL at any moment, one clear end for what cannot work."""
 
+import json
 import random
 import signal
 import subprocess
@@ -38,7 +39,7 @@ from tests.neuron_ops.training.workbench import (
     train_here,
 )
 
-BACKWARD = "neuron_ops.backends.cpu:CpuBackend.backward"
+BACKWARD = "neuron_ops.backends.cpu_process:CpuProcess.backward"
 SAVE_RESUME = "neuron_ops.training.checkpoints:_save_resume"
 CREATE, REMOVE = "neuron_ops.store.files:LocalFiles.create", "neuron_ops.store.files:LocalFiles.remove"
 PUBLISH = "neuron_ops.steps.train:draw_losses"
@@ -290,7 +291,7 @@ def test_how_activations_and_attention_are_computed_does_not_change_losses(
         assert row == pytest.approx(plain, rel=1e-5)
 
 
-def test_the_newest_checkpoints_and_the_best_one_are_kept(model: Path, tmp_path: Path) -> None:
+def test_of_two_checkpoints_that_are_kept_one_is_the_newest_and_one_the_best(model: Path, tmp_path: Path) -> None:
     lineage = make_lineage(tmp_path, make_recipe(model, **TOO_FAST))
 
     artifact = train_here(lineage)
@@ -298,7 +299,14 @@ def test_the_newest_checkpoints_and_the_best_one_are_kept(model: Path, tmp_path:
     losses = history_of(artifact).evaluations()
     best = min((step for step in losses if step), key=lambda step: losses[step])
     assert best < 4, "the test needs a training that gets worse"
-    assert set(checkpoints_of(lineage)) == {f"step-{step:06d}" for step in (best, 4, 5)}
+    kept = checkpoints_of(lineage)
+    assert set(kept) == {f"step-{step:06d}" for step in (best, 5)}
+    assert json.loads(artifact.read("best.json")) == {
+        "step": best,
+        "part": f"step-{best:06d}",
+        "digest": kept[f"step-{best:06d}"].manifest.digest,
+        "eval_loss": losses[best],
+    }
     assert artifact.manifest.metrics["best_step"] == best
     assert artifact.manifest.metrics["best_eval_loss"] == losses[best]
 

@@ -1,4 +1,4 @@
-"""The rehearsal: training's own loop, over every kind of graph, that leaves seconds and nothing else."""
+"""The warm-up of a compiler: training's own loop, over every kind of graph, that leaves seconds and nothing else."""
 
 import json
 import logging
@@ -10,12 +10,12 @@ import torch
 
 from neuron_ops.errors import InvalidInput
 from neuron_ops.launch import process
-from neuron_ops.steps.warmup import rehearse, shorten
+from neuron_ops.steps.warmup import warm_up
 from neuron_ops.steps.warmup_launcher import RESULT
 from neuron_ops.training.batches import Rows
 from tests.neuron_ops.training.workbench import make_lineage, make_model, make_recipe
 
-LOOP = "neuron_ops.training.loop"
+LOOP, WARM_UP = "neuron_ops.training.loop", "neuron_ops.steps.warmup"
 
 
 @pytest.fixture(scope="module")
@@ -30,34 +30,27 @@ def test_it_evaluates_takes_two_steps_and_evaluates_again(
     lineage = make_lineage(tmp_path, make_recipe(model, training__max_steps=500, dataset__packing=packing))
     before = set(lineage.store.files.stamps(""))
     caplog.clear()
-    caplog.set_level(logging.INFO, logger=LOOP)
+    caplog.set_level(logging.INFO, logger="neuron_ops")
 
-    rehearse(lineage, tmp_path)
+    warm_up(lineage, tmp_path)
 
-    lines = [record.getMessage().partition(" loss")[0] for record in caplog.records if record.name == LOOP]
-    assert lines == ["step 0 held-out", "step 2/2", "step 2 held-out"]
+    lines = [record.getMessage() for record in caplog.records if record.name in (LOOP, WARM_UP)]
+    assert [line.partition(" loss ")[0].partition(" took ")[0] for line in lines] == [
+        "step 0 held-out",
+        "2 steps",
+        "step 2 held-out",
+    ]
     assert set(lineage.store.files.stamps("")) == before, "no checkpoint"
     measured = json.loads((tmp_path / RESULT).read_text())
     assert set(measured) == {"first_evaluation_seconds", "first_step_seconds", "second_step_seconds", "machine"}
     assert measured["first_step_seconds"] > 0
 
 
-def test_a_short_recipe_has_the_graphs_of_the_long_one(model: Path) -> None:
-    recipe = make_recipe(model, training__max_steps=500, training__early_stopping_patience=1)
-
-    short = shorten(recipe)
-
-    assert short.graph == recipe.graph
-    assert short.hardware == recipe.hardware
-    assert short.training.max_grad_norm == recipe.training.max_grad_norm
-    assert (short.training.max_steps, short.training.early_stopping_patience) == (2, None)
-
-
 def test_numbers_that_mean_nothing_do_not_end_it(model: Path, tmp_path: Path) -> None:
     """Where graphs are only extracted nothing is computed, so a loss may be anything."""
     lineage = make_lineage(tmp_path, make_recipe(model, training__learning_rate=1e30, training__max_grad_norm=1e30))
 
-    rehearse(lineage, tmp_path)
+    warm_up(lineage, tmp_path)
 
     assert (tmp_path / RESULT).exists()
 

@@ -21,7 +21,7 @@ from neuron_ops.steps import program, train
 LATE_IMPORTS = (
     "matplotlib.backends.backend_agg",
     "matplotlib.figure",
-    "neuron_ops.backends.cpu",
+    "neuron_ops.backends.cpu_process",
     "torch.nn.parallel.distributed",
     "transformers.models.llama.modeling_llama",
 )

@@ -15,8 +15,8 @@ from neuron_ops.store.artifacts import ArtifactStore
 from neuron_ops.store.raw_datasets import RawDatasets
 from neuron_ops.training.checkpoints import Checkpoints
 from neuron_ops.training.history import History
-from neuron_ops.training.loop import new_state
 from neuron_ops.training.ranks import Ranks
+from neuron_ops.training.state import new_state
 
 
 def _open() -> Ranks:

@@ -8,15 +8,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from neuron_ops.backends.cpu import CpuBackend
+from neuron_ops.backends.cpu_process import CpuProcess
 from neuron_ops.steps.addresses import Lineage
-from neuron_ops.training.checkpoints import Checkpoints, TrainingState, step_of
+from neuron_ops.training.checkpoints import Checkpoints, step_of
 from neuron_ops.training.history import History
 from neuron_ops.training.ranks import Ranks
+from neuron_ops.training.state import TrainingState
 from tests.neuron_ops.training.workbench import damage, make_lineage, make_model, make_recipe
 
 STEPS = (2, 4, 6)
 HISTORY = History([{"step": step, "eval_loss": 5.0 - step / 10} for step in (0, *STEPS)])
+WORSE_AND_WORSE = History([{"step": step, "eval_loss": 5.0 + step / 10} for step in (0, *STEPS)])
 
 
 @pytest.fixture(scope="module")
@@ -30,16 +32,16 @@ def lineage(model: Path, tmp_path: Path) -> Lineage:
 
 
 @pytest.fixture
-def backend(lineage: Lineage) -> CpuBackend:
-    return CpuBackend(lineage.recipe)
+def backend(lineage: Lineage) -> CpuProcess:
+    return CpuProcess(lineage.recipe)
 
 
 @pytest.fixture
-def checkpoints(lineage: Lineage, backend: CpuBackend) -> Checkpoints:
+def checkpoints(lineage: Lineage, backend: CpuProcess) -> Checkpoints:
     return Checkpoints(lineage.store, lineage.provenance("lora_checkpoints"), backend, Ranks())
 
 
-def make_state(lineage: Lineage, backend: CpuBackend) -> TrainingState:
+def make_state(lineage: Lineage, backend: CpuProcess) -> TrainingState:
     with lineage.require("base_model").local() as folder:
         model = backend.load_model(folder, lineage.recipe)
     parameters = backend.trainable(model)
@@ -52,13 +54,13 @@ def take_a_step(state: TrainingState) -> None:
     state.optimizer.step()
 
 
-def save_all(checkpoints: Checkpoints, state: TrainingState) -> None:
+def save_all(checkpoints: Checkpoints, state: TrainingState, history: History = HISTORY) -> None:
     for step in STEPS:
         take_a_step(state)
-        checkpoints.save(step, state, HISTORY)
+        checkpoints.save(step, state, history)
 
 
-def test_restoring_brings_back_every_bit(lineage: Lineage, backend: CpuBackend, checkpoints: Checkpoints) -> None:
+def test_restoring_brings_back_every_bit(lineage: Lineage, backend: CpuProcess, checkpoints: Checkpoints) -> None:
     state = make_state(lineage, backend)
     save_all(checkpoints, state)
     expected = torch.rand(3)
@@ -76,7 +78,7 @@ def test_restoring_brings_back_every_bit(lineage: Lineage, backend: CpuBackend, 
 
 
 def test_without_a_checkpoint_training_begins_at_step_zero(
-    lineage: Lineage, backend: CpuBackend, checkpoints: Checkpoints
+    lineage: Lineage, backend: CpuProcess, checkpoints: Checkpoints
 ) -> None:
     step, history = checkpoints.restore_newest(make_state(lineage, backend))
 
@@ -84,7 +86,7 @@ def test_without_a_checkpoint_training_begins_at_step_zero(
 
 
 def test_a_damaged_checkpoint_that_would_be_kept_as_the_best_goes_as_well(
-    lineage: Lineage, backend: CpuBackend, checkpoints: Checkpoints, caplog: pytest.LogCaptureFixture
+    lineage: Lineage, backend: CpuProcess, checkpoints: Checkpoints, caplog: pytest.LogCaptureFixture
 ) -> None:
     state = make_state(lineage, backend)
     save_all(checkpoints, state)
@@ -100,7 +102,7 @@ def test_a_damaged_checkpoint_that_would_be_kept_as_the_best_goes_as_well(
 
 
 def test_bytes_changed_without_a_change_in_size_are_noticed(
-    lineage: Lineage, backend: CpuBackend, checkpoints: Checkpoints
+    lineage: Lineage, backend: CpuProcess, checkpoints: Checkpoints
 ) -> None:
     state = make_state(lineage, backend)
     save_all(checkpoints, state)
@@ -114,19 +116,49 @@ def test_bytes_changed_without_a_change_in_size_are_noticed(
     assert step == 4
 
 
-def test_the_newest_and_the_best_are_kept(lineage: Lineage, backend: CpuBackend, checkpoints: Checkpoints) -> None:
-    save_all(checkpoints, make_state(lineage, backend))
+@pytest.mark.parametrize(
+    ("history", "total_limit", "kept"),
+    [
+        (WORSE_AND_WORSE, 1, [2, 6]),  # resuming needs the newest, and the best one is never lost
+        (WORSE_AND_WORSE, 2, [2, 6]),
+        (WORSE_AND_WORSE, 3, [2, 4, 6]),
+        (HISTORY, 1, [6]),
+        (HISTORY, 2, [4, 6]),
+    ],
+    ids=["1, best is old", "2, best is old", "3, best is old", "1, best is newest", "2, best is newest"],
+)
+def test_so_many_checkpoints_are_kept_the_best_one_counted(
+    lineage: Lineage,
+    backend: CpuProcess,
+    checkpoints: Checkpoints,
+    history: History,
+    total_limit: int,
+    kept: list[int],
+) -> None:
+    save_all(checkpoints, make_state(lineage, backend), history)
 
-    checkpoints.prune(keep_last=1, best_step=2)
+    checkpoints.prune(total_limit)
 
-    assert [step_of(checkpoint) for checkpoint in checkpoints.finished()] == [2, 6]
-    summary = checkpoints.summary(best_step=2)
-    assert [record["step"] for record in summary["kept"]] == [2, 6]  # type: ignore[attr-defined]
-    assert summary["best"] == {**summary["best"], "step": 2, "part": "step-000002"}  # type: ignore[dict-item]
+    assert [step_of(checkpoint) for checkpoint in checkpoints.finished()] == kept
+    summary = checkpoints.summary()
+    assert [record["step"] for record in summary["kept"]] == kept  # type: ignore[attr-defined]
+
+
+def test_how_many_are_kept_does_not_change_what_is_said_of_the_best_one(
+    lineage: Lineage, backend: CpuProcess, checkpoints: Checkpoints
+) -> None:
+    save_all(checkpoints, make_state(lineage, backend), WORSE_AND_WORSE)
+    before = checkpoints.summary()["best"]
+
+    checkpoints.prune(1)
+
+    assert checkpoints.summary()["best"] == before
+    digest = checkpoints.finished()[0].manifest.digest
+    assert before == {"step": 2, "part": "step-000002", "digest": digest, "eval_loss": 5.2}
 
 
 def test_what_was_killed_in_the_middle_is_removed(
-    lineage: Lineage, backend: CpuBackend, checkpoints: Checkpoints
+    lineage: Lineage, backend: CpuProcess, checkpoints: Checkpoints
 ) -> None:
     save_all(checkpoints, make_state(lineage, backend))
     half_saved = Path(checkpoints.finished()[0].location).parents[1] / "step-000008" / "w-0"
@@ -140,7 +172,7 @@ def test_what_was_killed_in_the_middle_is_removed(
 
 
 def test_a_checkpoint_holds_tensors_and_text_only(
-    lineage: Lineage, backend: CpuBackend, checkpoints: Checkpoints
+    lineage: Lineage, backend: CpuProcess, checkpoints: Checkpoints
 ) -> None:
     save_all(checkpoints, make_state(lineage, backend))
     newest = checkpoints.finished()[-1]

@@ -13,8 +13,8 @@ LOOP = [PACKAGE / "steps" / "train.py", *sorted((PACKAGE / "training").glob("*.p
 BACKENDS = PACKAGE / "backends"
 
 FORBIDDEN_IN_THE_LOOP = {
-    "accelerator": "the loop speaks to a backend only",
-    "Accelerator": "the loop speaks to a backend only",
+    "accelerator": "the loop speaks to a backend's process only",
+    "Accelerator": "the loop speaks to a backend's process only",
     "clip_grad_norm_": "averages the gradients of different weights under tensor parallelism",
     "lr_scheduler": "a prepared scheduler advances once for every process",
     "get_scheduler": "a prepared scheduler advances once for every process",
@@ -29,7 +29,7 @@ FORBIDDEN_IN_THE_LOOP = {
 HARMLESS = {"backward", "device", "prepare_model", "process_index"}
 ALLOWED_OF_THE_ACCELERATOR = {
     # `reduce`: on cpu and cuda every process is a data-parallel rank.
-    "cpu.py": HARMLESS | {"no_sync", "num_processes", "reduce", "unwrap_model"},
+    "cpu_process.py": HARMLESS | {"no_sync", "num_processes", "reduce", "unwrap_model"},
     # `clip_grad_norm_`: postponed to the optimizer's step, which the next test looks at.
     "neuron_process.py": HARMLESS | {"prepare_optimizer", "clip_grad_norm_"},
 }
@@ -83,7 +83,7 @@ def test_on_trainium_gradients_are_clipped_within_the_optimizer_s_step() -> None
 def test_the_batch_is_accumulated_by_the_backend_and_not_by_accelerate() -> None:
     tree = ast.parse((PACKAGE / "training" / "loop.py").read_text())
 
-    assert [chain for chain in chains_in(tree) if chain.endswith(".accumulate")] == ["backend.accumulate"]
+    assert [chain for chain in chains_in(tree) if chain.endswith(".accumulate")] == ["process.accumulate"]
 
 
 def test_no_pickle_is_written_and_none_is_run() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from torch import nn
 
-from neuron_ops.backends.cpu import CpuBackend
+from neuron_ops.backends.cpu_process import CpuProcess
 from neuron_ops.errors import InvalidInput
 from neuron_ops.training.checkpoints import Checkpoints
 from neuron_ops.training.history import History
@@ -19,7 +19,7 @@ FIXTURES = Path(__file__).parents[2] / "fixtures" / "neuron_checkpoints"
 DRIFTED = FIXTURES / "b2_tp2_all_sp_default_diverged" / "checkpoint-4"
 
 
-class DriftingBackend(CpuBackend):
+class DriftingProcess(CpuProcess):
     """Trains here, and saves what ranks that drifted apart have saved."""
 
     def save_adapter(self, model: nn.Module, folder: Path) -> None:
@@ -46,7 +46,7 @@ def test_ranks_that_drifted_apart_are_named_with_the_likely_cause() -> None:
 
 def test_a_checkpoint_of_drifted_ranks_is_never_published(tmp_path: Path) -> None:
     lineage = make_lineage(tmp_path, make_recipe(make_model(tmp_path / "published" / "model")))
-    backend = DriftingBackend(lineage.recipe)
+    backend = DriftingProcess(lineage.recipe)
     checkpoints = Checkpoints(lineage.store, lineage.provenance("lora_checkpoints"), backend, Ranks())
     state = make_state(lineage, backend)
     take_a_step(state)

@@ -24,7 +24,7 @@ from tests.neuron_ops.training.workbench import (
     start_server,
 )
 
-BACKWARD = "neuron_ops.backends.cpu:CpuBackend.backward"
+BACKWARD = "neuron_ops.backends.cpu_process:CpuProcess.backward"
 TWO_PROCESSES = {"graph__micro_batch_size": 1, "hardware__processes": 2}
 
 # PyDLL keeps the interpreter's lock while native code runs, so that no Python thread does.
