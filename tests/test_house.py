@@ -1,5 +1,6 @@
 """The rules of docs/architecture.md that a program can check."""
 
+import ast
 import re
 import subprocess
 import sys
@@ -55,6 +56,35 @@ def test_only_backends_name_a_device_s_software() -> None:
     )
 
     assert named == []
+
+
+# None of these chooses what to do on a device.
+NAMES_THAT_DECIDE_NOTHING = {
+    'frozenset({"pytorch", "neuron"}),',  # labels of an asset in the UI
+    'TEMPLATE = "llama3_8b_lora_trn1"',  # a shipped recipe
+}
+NAMES_A_FILE_FORMAT = "neuron_ops/weights/consolidation.py"  # that of a checkpoint, whatever trained it
+
+
+def _texts(source: str) -> Iterator[tuple[str, str]]:
+    """Every string that is not a docstring, with the line that it begins in."""
+    lines, tree = source.splitlines(), ast.parse(source)
+    documentation = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in documentation:
+            yield node.value, lines[node.lineno - 1].strip()
+
+
+def test_only_backends_and_compilers_ask_which_device_it_is() -> None:
+    rooms = ("neuron_ops/backends/", "neuron_ops/compilers/", "neuron_ops/registry.py", NAMES_A_FILE_FORMAT)
+    everything = [*_sources("neuron_ops", without=rooms), *_sources("fine_tune_assets")]
+    device = re.compile(r"neuron|cuda|[\w.-]*trn[12][\w.-]*")
+
+    named = {line for _, text in everything for value, line in _texts(text) if device.fullmatch(value)}
+    compared = _lines_with(r"\bbackend\s*(==|!=|in\b|not in\b)", iter(everything))
+
+    assert named - NAMES_THAT_DECIDE_NOTHING == set()
+    assert compared == []
 
 
 def test_the_environment_is_read_in_two_places() -> None:
