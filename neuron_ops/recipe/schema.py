@@ -5,34 +5,18 @@ step that reads it. `fine-tune recipe schema` shows the same strings.
 """
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from neuron_ops.recipe.registered import NameIn
 from neuron_ops.registry import BACKENDS
 
 PACKAGE_SCHEME = "package:"
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 Count = Annotated[int, Field(ge=1)]
-
-
-def _one_of(registered: Mapping[str, str], name: str) -> str:
-    if name not in registered:
-        *others, last = map(repr, registered)
-        raise ValueError(f"should be {' or '.join(filter(None, (', '.join(others), last)))}")
-    return name
-
-
-# Asked when a recipe is read, not when this is imported: what is registered later counts too.
-BackendName = Annotated[
-    str,
-    AfterValidator(lambda name: _one_of(BACKENDS, name)),
-    Field(json_schema_extra=lambda schema: schema.update(enum=list(BACKENDS))),
-]
-"""A name in registry.BACKENDS."""
 
 
 class Section(BaseModel):
@@ -204,7 +188,7 @@ class TrainingSection(Section):
 class HardwareSection(Section):
     """What training runs on. This section alone decides processes, cores, pod limits and node selectors."""
 
-    backend: BackendName = "cpu"
+    backend: Annotated[str, NameIn(BACKENDS)] = "cpu"
     """Where the training loop runs."""
     instance_type: str | None = None
     """EC2 instance type, such as trn1.32xlarge; needed by neuron, which derives its processes from it."""

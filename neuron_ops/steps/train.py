@@ -45,7 +45,7 @@ def _train(lineage: Lineage, out: Path) -> Loop:
         checkpoints.tidy()
         summary = checkpoints.summary()
         (out / "checkpoints.json").write_text(json.dumps(summary, indent=2) + "\n")
-        # Beside it, for what reads on: how many others are kept does not decide which weights are made of the best one.
+        # What is made of the best one must not depend on how many others are kept.
         (out / "best.json").write_text(json.dumps(summary["best"], indent=2) + "\n")
         draw_losses(loop.history, out / "loss.png")
     return loop
