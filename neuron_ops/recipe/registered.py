@@ -1,32 +1,37 @@
-"""A field of a recipe whose values are the names in a registry. What the names stand for belongs to their room."""
+"""A field of a recipe that holds a name of one of `neuron_ops.registry`'s lists, whatever stands in that list.
+
+What a registered thing must hold belongs to its room; here no such thing is imported.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
-from pydantic_core import CoreSchema, core_schema
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 
-@dataclass(frozen=True, slots=True)
-class NameIn:
-    """`Annotated[str, NameIn(BACKENDS)]`: asked whenever a recipe is read, so what is registered later counts too."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Registered:
+    """Write `format: Annotated[str, Registered(ROW_FORMATS)]`; an error and the JSON schema then list the names.
 
-    registry: Mapping[str, str]
+    A Literal would be a second list of the same names.
+    """
 
-    def check(self, name: str) -> str:
-        """The name, if it is registered.
+    names: Mapping[str, str]
 
-        Raises:
-            ValueError: it is not; the names that are stand in it.
-        """
-        if name not in self.registry:
-            *others, last = map(repr, self.registry)
-            raise ValueError(f"should be {' or '.join(filter(None, (', '.join(others), last)))}")
-        return name
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:  # Any: a type
-        return core_schema.no_info_after_validator_function(self.check, handler(source))
+    def __get_pydantic_core_schema__(self, source: type[Any], handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self._check, handler(source))
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        return {**handler(schema), "enum": list(self.registry)}
+        return {**handler(schema), "enum": list(self.names)}
+
+    def _check(self, name: str) -> str:
+        if name not in self.names:
+            raise PydanticCustomError("registered", "should be {names}", {"names": _one_of(list(self.names))})
+        return name
+
+
+def _one_of(names: list[str]) -> str:
+    *others, last = map(repr, names)
+    return f"{', '.join(others)} or {last}" if others else last

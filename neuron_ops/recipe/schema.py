@@ -10,8 +10,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from neuron_ops.recipe.registered import NameIn
-from neuron_ops.registry import BACKENDS
+from neuron_ops.recipe.registered import Registered
+from neuron_ops.registry import BACKENDS, ROW_FORMATS
 
 PACKAGE_SCHEME = "package:"
 
@@ -74,7 +74,7 @@ class BaseModelSection(Section):
 class DatasetSection(Section):
     """How raw rows become token rows."""
 
-    format: Literal["dolly"] = "dolly"
+    format: Annotated[str, Registered(ROW_FORMATS)] = "dolly"
     """Columns of the raw rows. dolly: instruction, context, response and (optional) category."""
     chat_template: Literal["model", "llama3"] = "model"
     """Template that renders conversations: the base model's own, or ours in Llama 3's layout for bases without one."""
@@ -188,7 +188,7 @@ class TrainingSection(Section):
 class HardwareSection(Section):
     """What training runs on. This section alone decides processes, cores, pod limits and node selectors."""
 
-    backend: Annotated[str, NameIn(BACKENDS)] = "cpu"
+    backend: Annotated[str, Registered(BACKENDS)] = "cpu"
     """Where the training loop runs."""
     instance_type: str | None = None
     """EC2 instance type, such as trn1.32xlarge; needed by neuron, which derives its processes from it."""
