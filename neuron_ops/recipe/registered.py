@@ -1,14 +1,16 @@
 """A field of a recipe that holds a name of one of `neuron_ops.registry`'s lists, whatever stands in that list.
 
-What a registered thing must hold belongs to its room; here no such thing is imported.
+What a registered thing must hold belongs to its room. None is imported to check a recipe; all are for the JSON schema.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+from neuron_ops.registry import load
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -19,12 +21,19 @@ class Registered:
     """
 
     names: Mapping[str, str]
+    described_by: str | None = None
+    """The attribute of each registered module whose `describe()` says for editors what the name stands for."""
 
     def __get_pydantic_core_schema__(self, source: type[Any], handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_after_validator_function(self._check, handler(source))
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        return {**handler(schema), "enum": list(self.names)}
+        described = {"enumDescriptions": list(self._descriptions())} if self.described_by else {}
+        return {**handler(schema), "enum": list(self.names), **described}
+
+    def _descriptions(self) -> Iterator[str]:
+        for name in self.names:
+            yield getattr(load(self.names, name, "name"), str(self.described_by)).describe()
 
     def _check(self, name: str) -> str:
         if name not in self.names:

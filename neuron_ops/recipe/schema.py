@@ -74,8 +74,8 @@ class BaseModelSection(Section):
 class DatasetSection(Section):
     """How raw rows become token rows."""
 
-    format: Annotated[str, Registered(ROW_FORMATS)] = "dolly"
-    """Columns of the raw rows. dolly: instruction, context, response and (optional) category."""
+    format: Annotated[str, Registered(ROW_FORMATS, described_by="FORMAT")] = "dolly"
+    """Which columns the raw rows have, and how they become conversations."""
     chat_template: Literal["model", "llama3"] = "model"
     """Template that renders conversations: the base model's own, or ours in Llama 3's layout for bases without one."""
     pad_token: str | None = None

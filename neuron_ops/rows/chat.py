@@ -74,7 +74,7 @@ class Chat:
             if self.special.end_of_turn.id not in row.labels:
                 raise InvalidInput(
                     f"{conversation.where}: template {self.template.name} leaves no answer that ends with "
-                    f"{self.special.end_of_turn.token!r} to be learned. Mend the template or the row."
+                    f"{self.special.end_of_turn.token!r} to be learned. Correct the template or the row."
                 )
         return rows
 
@@ -148,7 +148,7 @@ def _require_prefix(template: ChatTemplate, turns: Sequence[Message], text: str)
         same = next((at for at, (a, b) in enumerate(zip(prompt, text, strict=False)) if a != b), len(text))
         raise InvalidInput(
             f"Chat template {template.name} asks for an answer with {prompt[same:][:80]!r} where the conversation has "
-            f"{text[same:][:80]!r}: the model would be asked otherwise than it was trained. Mend the template (its "
+            f"{text[same:][:80]!r}: the model would be asked otherwise than it was trained. Correct the template (its "
             "add_generation_prompt part), or choose another dataset.chat_template."
         )
     return prompt

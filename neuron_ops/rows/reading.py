@@ -5,7 +5,7 @@ Finding files, decoding them strictly and saying where a row stands belong here.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,10 +16,24 @@ PARQUET_BATCH_ROWS = 1024
 
 @dataclass(frozen=True, slots=True)
 class RawRow:
-    """One row and the place a person has to open to mend it."""
+    """One row and the place a person has to open to correct it."""
 
     where: str
     fields: Mapping[str, object]
+
+    def require(self, columns: Sequence[str]) -> None:
+        """Refuse a row that lacks one of these columns.
+
+        Raises:
+            InvalidInput: it does.
+        """
+        missing = next((column for column in columns if column not in self.fields), None)
+        if missing is not None:
+            raise InvalidInput(
+                f"{self.where}: column {missing!r} is missing; the row has {', '.join(sorted(self.fields)) or 'none'}, "
+                f"but its format needs {', '.join(columns)}. Rename the columns, or choose the dataset.format that "
+                "the rows have."
+            )
 
     def text(self, column: str) -> str:
         """The text of a column that must be there.
@@ -27,15 +41,12 @@ class RawRow:
         Raises:
             InvalidInput: no such column, not text, or text that has no UTF-8 form.
         """
-        if column not in self.fields:
-            raise InvalidInput(
-                f"{self.where}: column {column!r} is missing; the row has {', '.join(sorted(self.fields)) or 'none'}. "
-                "Rename the columns, or choose the dataset.format that the rows have."
-            )
+        self.require((column,))
         value = self.fields[column]
         if not isinstance(value, str):
             raise InvalidInput(
-                f"{self.where}: column {column!r} must be text, but is {_kind(value)} ({_short(value)}). Mend the row."
+                f"{self.where}: column {column!r} must be text, but is {_kind(value)} ({_short(value)}). "
+                "Correct the row."
             )
         self._require_utf8(column, value)
         return value
@@ -55,7 +66,7 @@ class RawRow:
             # JSON may spell half of a surrogate pair (\ud83d); no tokenizer takes it.
             raise InvalidInput(
                 f"{self.where}: column {column!r} holds half of a surrogate pair ({value[error.start]!a}) "
-                f"at character {error.start + 1}. Mend the row."
+                f"at character {error.start + 1}. Correct the row."
             ) from None
 
 
@@ -130,7 +141,9 @@ def _parse_line(line: bytes, name: str, number: int, offset: int) -> RawRow:
             f"{where}: not valid JSON ({error}): {_short(text.strip())}. Each line must be one JSON object."
         ) from None
     if not isinstance(value, dict):
-        raise InvalidInput(f"{where}: must be a JSON object, but is {_kind(value)} ({_short(value)}). Mend the line.")
+        raise InvalidInput(
+            f"{where}: must be a JSON object, but is {_kind(value)} ({_short(value)}). Correct the line."
+        )
     return RawRow(where, value)
 
 

@@ -29,7 +29,7 @@ class Screening:
         """Without a chat (no tokenizer at hand), special tokens within the texts go unnoticed."""
         self.rows_read = 0
         self.rejected: Counter[str] = Counter()
-        self._to_conversation = find_format(section.format)
+        self._to_conversation = find_format(section.format).to_conversation
         self._chat = chat
         self._seen = SeenRows()
 
@@ -79,7 +79,7 @@ def check_rejected(section: DatasetSection, rows_read: int, rejected: Counter[st
         raise InvalidInput(
             f"{rejected.total():,} of {rows_read:,} rows were rejected ({reasons}), more than "
             f"dataset.max_rejected_fraction ({section.max_rejected_fraction}) allows. "
-            "Mend the data, or raise that limit."
+            "Correct the data, or raise that limit."
         )
 
 

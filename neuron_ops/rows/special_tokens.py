@@ -93,7 +93,7 @@ def find_end_of_turn(tokenizer: Tokenizer, template: ChatTemplate, probe: Sequen
     if not ending:
         raise InvalidInput(
             f"Chat template {template.name} ends the assistant's turn with nothing, so the model could not learn to "
-            "stop. Mend the template, or choose another dataset.chat_template."
+            "stop. Correct the template, or choose another dataset.chat_template."
         )
     first = tokenizer.encode(ending, add_special_tokens=False).ids[0]
     added = tokenizer.get_added_tokens_decoder().get(first)

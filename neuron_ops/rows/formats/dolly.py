@@ -1,15 +1,12 @@
-"""databricks-dolly-15k's columns: instruction, context, response and, not used, category."""
+"""databricks-dolly-15k's rows: a question with or without a text that it is about, and the answer."""
 
 from neuron_ops.rows.conversation import Conversation, Message, Rejected
+from neuron_ops.rows.formats import RowFormat
 from neuron_ops.rows.reading import RawRow
 
 
-def to_conversation(row: RawRow) -> Conversation | Rejected:
-    """One question and its answer; the context follows the instruction after a blank line.
-
-    Raises:
-        InvalidInput: a column is missing or is not text.
-    """
+def _convert(row: RawRow) -> Conversation | Rejected:
+    """One question and its answer; the context follows the instruction after a blank line."""
     instruction, context, response = row.text("instruction"), row.text_or_empty("context"), row.text("response")
     if not instruction.strip():
         return Rejected("empty instruction")
@@ -17,3 +14,11 @@ def to_conversation(row: RawRow) -> Conversation | Rejected:
         return Rejected("empty response")
     question = f"{instruction}\n\n{context}" if context.strip() else instruction
     return Conversation(row.where, (Message("user", question), Message("assistant", response)))
+
+
+FORMAT = RowFormat(
+    summary="databricks-dolly-15k's rows: one question, with or without a text that it is about, and its answer.",
+    columns=("instruction", "context", "response"),
+    optional_columns=("category",),
+    convert=_convert,
+)

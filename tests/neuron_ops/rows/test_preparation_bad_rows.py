@@ -74,7 +74,7 @@ def test_rows_that_all_fall_into_training_stop_the_step(prepare, write_rows, dol
 
 
 def test_rows_that_are_all_held_out_stop_the_step(prepare, write_rows, dolly_rows):
-    to_conversation = find_format("dolly")
+    to_conversation = find_format("dolly").to_conversation
     held_out = [row for row in dolly_rows if is_held_out(to_conversation(RawRow("", row)), 0.1)]
 
     with pytest.raises(InvalidInput, match=r"No row is left to train on: all \d+ fall"):

@@ -3,16 +3,15 @@
 import pytest
 
 from neuron_ops.errors import InvalidInput
-from neuron_ops.recipe.schema import DatasetSection
 from neuron_ops.rows.conversation import Conversation, Message, Rejected
-from neuron_ops.rows.formats import FORMATS, find_format
+from neuron_ops.rows.formats import find_format
 from neuron_ops.rows.reading import RawRow
 
 ROW = {"instruction": "Name it.", "context": "", "response": "Ada", "category": "open_qa"}
 
 
 def converted(**columns: object) -> Conversation | Rejected:
-    return find_format("dolly")(RawRow("rows.jsonl:1", {**ROW, **columns}))
+    return find_format("dolly").to_conversation(RawRow("rows.jsonl:1", {**ROW, **columns}))
 
 
 def test_instruction_and_response_become_a_question_and_its_answer():
@@ -34,7 +33,7 @@ def test_a_blank_context_leaves_no_trace(context):
 def test_the_category_may_be_missing():
     row = RawRow("rows.jsonl:1", {column: ROW[column] for column in ("instruction", "context", "response")})
 
-    assert find_format("dolly")(row) == converted()
+    assert find_format("dolly").to_conversation(row) == converted()
 
 
 @pytest.mark.parametrize("column", ["instruction", "response"])
@@ -46,23 +45,13 @@ def test_a_row_without_question_or_answer_is_rejected_with_the_reason(column, te
 @pytest.mark.parametrize("column", ["instruction", "context", "response"])
 def test_a_missing_column_is_an_error_that_names_file_line_and_column(column):
     row = RawRow("rows.jsonl:12", {name: text for name, text in ROW.items() if name != column})
+    needed = "instruction, context, response"
 
-    with pytest.raises(InvalidInput, match=rf"rows\.jsonl:12: column '{column}' is missing"):
-        find_format("dolly")(row)
+    with pytest.raises(InvalidInput, match=rf"rows\.jsonl:12: column '{column}' is missing; .* needs {needed}"):
+        find_format("dolly").to_conversation(row)
 
 
 @pytest.mark.parametrize("column", ["instruction", "context", "response"])
 def test_a_column_of_the_wrong_type_is_an_error(column):
     with pytest.raises(InvalidInput, match=rf"rows\.jsonl:1: column '{column}' must be text, but is a number \(5\)"):
         converted(**{column: 5})
-
-
-def test_every_format_of_the_recipe_exists_and_no_other():
-    named = DatasetSection.model_json_schema()["properties"]["format"]
-
-    assert set(FORMATS) == set(named.get("enum", [named.get("const")]))
-
-
-def test_an_unknown_format_is_an_error_that_lists_the_known_ones():
-    with pytest.raises(InvalidInput, match=r"no dataset\.format 'doly'. Known: dolly"):
-        find_format("doly")
