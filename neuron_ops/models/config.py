@@ -1,41 +1,90 @@
-"""What a model folder must hold before anything is built on it: a Llama's config.json, and weights that are read.
+"""The one reader of a model's config.json, and what a model folder must hold before anything is built on it.
 
-Finding the file belongs to whoever has the folder; what the numbers in it mean belongs to whoever computes with them.
+The file's damage is a `CorruptArtifact`; a folder that was never such a model is an `InvalidInput`, for every program
+alike. Which architectures there are belongs to the registry, what the numbers mean to the family.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from neuron_ops.errors import CorruptArtifact, InvalidInput
+from neuron_ops.models.family import ModelFamily
+from neuron_ops.models.shape import ModelShape
+from neuron_ops.registry import MODEL_FAMILIES, load
 
-SUPPORTED = ["LlamaForCausalLM"]
+CONFIG = "config.json"
 WEIGHTS = ".safetensors"
 
+Config = dict[str, Any]  # Any: whatever a published config holds
 
-def parse_config(data: bytes | None, folder: str) -> dict[str, Any]:  # Any: whatever a published config holds
-    """The bytes of `folder`'s config.json (None: it has none) as what they say.
+
+def read_config(folder: Path) -> Config:
+    """What a model folder's config.json says.
 
     Raises:
-        InvalidInput: no config.json, or not a Llama-architecture model.
-        CorruptArtifact: not JSON.
+        InvalidInput: no config.json, or an architecture that is not registered.
+        CorruptArtifact: not JSON, or not an object.
+    """
+    path = folder / CONFIG
+    return parse_config(path.read_bytes() if path.is_file() else None, str(folder))
+
+
+def parse_config(data: bytes | None, folder: str) -> Config:
+    """What the bytes of `folder`'s config.json say; None: it has none.
+
+    Raises:
+        InvalidInput: no config.json, or an architecture that is not registered.
+        CorruptArtifact: not JSON, or not an object.
     """
     if data is None:
         raise InvalidInput(
-            f"{folder} has no config.json, so it is no Hugging Face model folder. Check base_model.path."
+            f"{folder} has no {CONFIG}, so it is not a Hugging Face model folder. Give the folder of a model."
         )
-    path = f"{folder}/config.json"
+    path = f"{folder}/{CONFIG}"
     try:
         config = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CorruptArtifact(f"{path} is not JSON ({error}). Fetch the model again.") from None
-    architectures = config.get("architectures") if isinstance(config, dict) else None
-    if architectures != SUPPORTED:
+    if not isinstance(config, dict):
+        raise CorruptArtifact(f"{path} must be a JSON object, but is a {type(config).__name__}. Fetch the model again.")
+    architectures = config.get("architectures")
+    if architectures not in [[name] for name in MODEL_FAMILIES]:
         raise InvalidInput(
-            f"{path}: architectures is {architectures!r}, but only {SUPPORTED} is supported. "
-            "Choose a Llama-architecture model."
+            f"{path}: architectures is {architectures!r}, but supported is one of: {', '.join(MODEL_FAMILIES)}. "
+            "Choose a model of such an architecture."
         )
-    return dict(config)
+    return config
+
+
+def family_of(config: Mapping[str, Any]) -> ModelFamily:
+    """The family of a model whose config.json was read here."""
+    family: ModelFamily = load(MODEL_FAMILIES, config["architectures"][0], "architectures").FAMILY
+    return family
+
+
+def read_shape(config: Mapping[str, Any], where: str) -> ModelShape:
+    """The size of a model whose config.json was read here; `where` names that file.
+
+    Raises:
+        InvalidInput: a number is missing or is not one.
+    """
+    return family_of(config).read_shape(config, where)
+
+
+def refuse_other_targets(config: Mapping[str, Any], target_modules: Iterable[str]) -> None:
+    """Refuse an adapter for layers that this model does not have.
+
+    Raises:
+        InvalidInput: one of the names is of another family.
+    """
+    linears = family_of(config).linears
+    if strange := [name for name in target_modules if name not in linears]:
+        raise InvalidInput(
+            f"graph.lora.target_modules names {', '.join(strange)}, but {config['architectures'][0]} has only "
+            f"{', '.join(linears)}. Choose among them."
+        )
 
 
 def refuse_without_weights(names: Iterable[str], where: str) -> None:

@@ -1,6 +1,8 @@
-"""How large a Llama is, whole and as one of several tensor-parallel ranks holds it, from its config.json alone.
+"""How large a decoder is, whole and as one of several tensor-parallel ranks holds it.
 
-Shapes and counts of parameters belong here; bytes belong to `memory`, floating-point operations to `duration`.
+It is the decoder that Llama made usual: grouped-query attention and a gated MLP, no bias, norms without one. Shapes and
+counts of parameters belong here; what a config.json calls them belongs to the family, bytes to `memory`,
+floating-point operations to `duration`.
 """
 
 from collections.abc import Mapping
@@ -8,6 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from neuron_ops.errors import InvalidInput
+
+SAME_INPUT = (("q_proj", "k_proj", "v_proj"), ("o_proj",), ("gate_proj", "up_proj"), ("down_proj",))
+"""The linear layers of a decoder layer; those that read the same tensor stand together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,13 +24,13 @@ class Linear:
 
     @property
     def parameters(self) -> int:
-        """Weights; Llama's layers have no bias."""
+        """Weights; there is no bias."""
         return self.inputs * self.outputs
 
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:
-    """The numbers of a Llama's config.json that decide its size."""
+    """The numbers that decide a model's size."""
 
     layers: int
     hidden: int
@@ -67,34 +72,19 @@ class ModelShape:
         return self.layers * layer + self.vocabulary * self.hidden
 
 
-def read_shape(config: Mapping[str, Any], where: str) -> ModelShape:
-    """The shape that a config.json describes.
+def read_number(config: Mapping[str, Any], name: str, where: str, default: int | None = None) -> int:
+    """A size from a config.json; `where` names that file.
 
     Raises:
-        InvalidInput: a number is missing or is none.
+        InvalidInput: it is missing without a default, or is not a whole number from 1.
     """
-    heads = _number(config, "num_attention_heads", where)
-    hidden = _number(config, "hidden_size", where)
-    return ModelShape(
-        layers=_number(config, "num_hidden_layers", where),
-        hidden=hidden,
-        intermediate=_number(config, "intermediate_size", where),
-        heads=heads,
-        kv_heads=_number(config, "num_key_value_heads", where, default=heads),
-        head_dim=_number(config, "head_dim", where, default=max(hidden // heads, 1)),
-        vocabulary=_number(config, "vocab_size", where),
-        tied_embeddings=bool(config.get("tie_word_embeddings", False)),
-    )
-
-
-def _number(config: Mapping[str, Any], name: str, where: str, default: int | None = None) -> int:
     value = config.get(name)
     if value is None:
         value = default
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise InvalidInput(
-            f"{where}: {name} is {value!r}, but the size of a Llama needs a whole number from 1. "
-            "Fetch the base model again, or choose a Llama-architecture model."
+            f"{where}: {name} is {value!r}, but the model's size needs a whole number from 1. "
+            "Fetch the base model again, or choose another."
         )
     return value
 

@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 from neuron_ops.backends import environment, find_backend, layout, refuse_model
 from neuron_ops.backends.layout import Layout
 from neuron_ops.errors import CorruptArtifact, InvalidInput, MissingArtifact
-from neuron_ops.models.shape import ModelShape, read_shape
+from neuron_ops.models.config import CONFIG, read_shape, refuse_other_targets
+from neuron_ops.models.shape import ModelShape
 from neuron_ops.planning.data import DataForecast, forecast_data, padding_warnings
 from neuron_ops.planning.disk import check_disk
 from neuron_ops.planning.duration import DurationForecast, forecast_duration
@@ -138,7 +139,8 @@ class _Planner:
         if found is None:
             return None
         config, folder = found
-        shape = read_shape(config, f"{folder}/config.json")
+        shape = read_shape(config, f"{folder}/{CONFIG}")
+        self._attempt(lambda: refuse_other_targets(config, self._recipe.graph.lora.target_modules))
         self._attempt(lambda: refuse_model(self._recipe, config))
         self._attempt(lambda: check_weights(self._lineage))
         self._warn_of(length_warnings(self._recipe, config))

@@ -13,14 +13,12 @@ from dataclasses import dataclass
 from neuron_ops.backends import find_backend
 from neuron_ops.backends.layout import Layout
 from neuron_ops.errors import InvalidInput
-from neuron_ops.models.shape import ModelShape
+from neuron_ops.models.shape import SAME_INPUT, ModelShape
 from neuron_ops.planning.quantities import Range, show_bytes, total
 from neuron_ops.recipe.schema import Recipe
 
 FLOAT = 4
 ITEM_BYTES = {"float32": 4, "bfloat16": 2}
-SAME_INPUT = (("q_proj", "k_proj", "v_proj"), ("o_proj",), ("gate_proj", "up_proj"), ("down_proj",))
-"""Layers that read the same tensor."""
 
 
 @dataclass(frozen=True, slots=True)

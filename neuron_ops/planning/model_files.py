@@ -6,26 +6,26 @@ A model that is only named by its repository is not looked up: a plan needs no n
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from neuron_ops.models.config import WEIGHTS, parse_config, refuse_without_weights
+from neuron_ops.models.config import CONFIG, WEIGHTS, Config, parse_config, refuse_without_weights
 from neuron_ops.recipe.schema import BaseModelSection, package_path
 from neuron_ops.steps.addresses import Lineage
 from neuron_ops.store.files import Files, open_files
 
 
-def read_config(lineage: Lineage) -> tuple[dict[str, Any], str] | None:  # Any: whatever a published config holds
+def read_config(lineage: Lineage) -> tuple[Config, str] | None:
     """The base model's config.json and the folder that it is in; None before the model is at hand.
 
     Raises:
-        InvalidInput: there is none in the folder, or it is not a Llama's.
-        CorruptArtifact: it is no JSON.
+        InvalidInput: there is none in the folder, or its architecture is not supported.
+        CorruptArtifact: it is not JSON.
     """
     found, files = lineage.find("base_model"), _source(lineage.recipe.base_model)
     if found is not None:
-        return parse_config(found.read("config.json"), str(found.address)), str(found.address)
+        data = found.read(CONFIG) if found.has(CONFIG) else None
+        return parse_config(data, str(found.address)), str(found.address)
     if files is not None:
-        return parse_config(files.read("config.json"), files.url), files.url
+        return parse_config(files.read(CONFIG), files.url), files.url
     return None
 
 

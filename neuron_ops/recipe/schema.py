@@ -11,7 +11,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from neuron_ops.recipe.registered import Registered
-from neuron_ops.registry import BACKENDS, ROW_FORMATS
+from neuron_ops.registry import BACKENDS, MODEL_FAMILIES, ROW_FORMATS, load
 
 PACKAGE_SCHEME = "package:"
 
@@ -107,7 +107,7 @@ class LoraSection(Section):
     @field_validator("target_modules")
     @classmethod
     def _known(cls, modules: tuple[str, ...]) -> tuple[str, ...]:
-        known = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+        known = _linears()
         wrong = sorted(set(modules) - set(known))
         if wrong or not modules or len(set(modules)) < len(modules):
             raise ValueError(f"must be one or more, each once, of {', '.join(known)}")
@@ -246,6 +246,12 @@ class Recipe(Section):
     def to_json(self) -> str:
         """The recipe with every default spelled out; `load_recipe` reads it back."""
         return self.model_dump_json(indent=2)
+
+
+def _linears() -> list[str]:
+    """Layers that an adapter may be for in some family; whether the base model has them shows with its config.json."""
+    families = [load(MODEL_FAMILIES, name, "architecture").FAMILY for name in MODEL_FAMILIES]
+    return list(dict.fromkeys(name for family in families for name in family.linears))
 
 
 def package_path(path: str) -> Path | None:

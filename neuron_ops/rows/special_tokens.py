@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from tokenizers import Tokenizer
 
 from neuron_ops.errors import InvalidInput
+from neuron_ops.models.config import CONFIG, read_config
 from neuron_ops.rows.chat_template import ChatTemplate
 from neuron_ops.rows.conversation import Message
-from neuron_ops.rows.tokenizer_folder import TokenizerFolder, read_json
+from neuron_ops.rows.tokenizer_folder import TokenizerFolder
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +110,8 @@ def check_special_tokens(opened: TokenizerFolder, special: SpecialTokens) -> Non
     """Refuse a pad token that training must see, and tokens for which the model has no embedding.
 
     Raises:
-        InvalidInput: one of them.
+        InvalidInput: one of them, or a model that is not supported.
+        CorruptArtifact: its config.json is not JSON.
     """
     for name, other in (("eos_token", special.eos), ("end-of-turn token", special.end_of_turn)):
         if special.pad.id == other.id:
@@ -118,8 +120,9 @@ def check_special_tokens(opened: TokenizerFolder, special: SpecialTokens) -> Non
                 "loss, so whoever masks by token would mask every ending and the model would never learn to stop. "
                 f"Set dataset.pad_token to a token of its own{_candidates(opened.tokenizer)}."
             )
-    config = opened.path / "config.json"
-    rows = read_json(config).get("vocab_size")
+    config = opened.path / CONFIG
+    # A folder with a tokenizer and no model is enough to tokenize with.
+    rows = read_config(opened.path).get("vocab_size") if config.is_file() else None
     for token in (special.bos, special.eos, special.pad, special.end_of_turn):
         if token is not None and isinstance(rows, int) and token.id >= rows:
             raise InvalidInput(

@@ -4,13 +4,13 @@ Addresses are derived, never passed: the orchestrator, a step and a person's com
 the same recipe, store and dataset version. What the artifacts hold belongs to the steps.
 """
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from neuron_ops.backends import refuse_model
 from neuron_ops.errors import InvalidInput, MissingArtifact
+from neuron_ops.models.config import CONFIG, parse_config, refuse_other_targets
 from neuron_ops.recipe.first_defaults import field_values, flatten, with_first_defaults, without_first_defaults
 from neuron_ops.recipe.schema import BaseModelSection, Recipe, package_path
 from neuron_ops.steps.checks import look_up
@@ -93,7 +93,10 @@ class Lineage:
         for name in step.waits_for:
             self.require(name)
         if step.needs_accelerator:
-            refuse_model(self.recipe, json.loads(self.require("base_model").read("config.json")))
+            base = self.require("base_model")
+            config = parse_config(base.read(CONFIG) if base.has(CONFIG) else None, str(base.address))
+            refuse_other_targets(config, self.recipe.graph.lora.target_modules)
+            refuse_model(self.recipe, config)
         return self.provenance(artifact)
 
     @property

@@ -16,6 +16,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
 from neuron_ops.backends import find_backend
+from neuron_ops.models.config import read_config
 from neuron_ops.recipe.schema import EvaluationSection, Recipe
 from neuron_ops.steps import program
 from neuron_ops.steps.addresses import Lineage
@@ -101,7 +102,13 @@ class Judge:
         self._device = torch.device(find_backend(recipe.hardware).inference_device())
 
     def load(self, folder: Path) -> PreTrainedModel:
-        """A model in the recipe's number format, on the device, for inference."""
+        """A model in the recipe's number format, on the device, for inference.
+
+        Raises:
+            InvalidInput: its architecture is not supported.
+            CorruptArtifact: its config.json cannot be read.
+        """
+        read_config(folder)  # transformers would say why in a traceback, and would load what is not supported
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             folder, dtype=getattr(torch, self._recipe.graph.dtype), local_files_only=True
         )

@@ -11,11 +11,10 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 from neuron_ops.errors import CorruptArtifact, InvalidInput, MissingArtifact, Unavailable
-from neuron_ops.models.config import parse_config, refuse_without_weights
+from neuron_ops.models.config import read_config, refuse_without_weights
 from neuron_ops.recipe.schema import BaseModelSection, package_path
 from neuron_ops.steps import program
 from neuron_ops.steps.addresses import Lineage
@@ -54,10 +53,10 @@ def inspect(folder: Path) -> dict[str, Scalar]:
     """What kind of model the folder holds, from config.json and the headers of its safetensors files.
 
     Raises:
-        InvalidInput: no config.json, no safetensors files, or not a Llama-architecture model.
-        CorruptArtifact: a weights file is cut short or not what its header says.
+        InvalidInput: no config.json, no safetensors files, or an architecture that is not supported.
+        CorruptArtifact: config.json is not JSON, or a weights file is cut short or not what its header says.
     """
-    config = _read_config(folder)
+    config = read_config(folder)
     refuse_without_weights([path.name for path in folder.iterdir()], str(folder))
     files = read_model_folder(folder).files
     tensors = [tensor for file in files for tensor in file.entries.values()]
@@ -69,11 +68,6 @@ def inspect(folder: Path) -> dict[str, Scalar]:
         "hidden_size": config.get("hidden_size"),
         "weights_bytes": sum(file.size for file in files),
     }
-
-
-def _read_config(folder: Path) -> dict[str, Any]:  # Any: whatever a published config holds
-    path = folder / "config.json"
-    return parse_config(path.read_bytes() if path.is_file() else None, str(folder))
 
 
 def _download(section: BaseModelSection, out: Path) -> None:
@@ -132,7 +126,7 @@ def _source(path: str) -> Iterator[Path]:
     folder = folder or Path(path)
     if not folder.is_dir():
         raise InvalidInput(
-            f"base_model.path {path!r} is no folder. Give the folder with config.json and *.safetensors."
+            f"base_model.path {path!r} is not a folder. Give the folder with config.json and *.safetensors."
         )
     yield folder
 

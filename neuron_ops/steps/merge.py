@@ -5,6 +5,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from neuron_ops.models.config import read_config
 from neuron_ops.steps import program
 from neuron_ops.steps.addresses import Lineage
 from neuron_ops.steps.checks import Verdict
@@ -94,7 +95,7 @@ def _add_end_of_turn(lineage: Lineage, out: Path) -> None:
     A base that never took turns does not name it: Llama 3.1 8B stops at its end of text alone, and would talk on.
     """
     taught = json.loads(lineage.require("tokenized_dataset").read(SPECIAL_TOKENS))["end_of_turn"]["id"]
-    model = _read_json(out / "config.json")
+    model = read_config(out)
     # transformers derives a generation config that is not there from these, and takes none of them once it is.
     derived = {name: model[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id") if name in model}
     config = _read_json(out / GENERATION_CONFIG) or derived

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from neuron_ops.backends import compiler, open_backend
 from neuron_ops.backends.process import BackendProcess
+from neuron_ops.models.config import CONFIG, read_config, read_shape
 from neuron_ops.recipe.schema import Recipe
 from neuron_ops.rows.synthetic import write_rows
 from neuron_ops.steps import program, warmup_launcher
@@ -73,7 +74,7 @@ def _of_two_steps(recipe: Recipe) -> Recipe:
 def _write_rows(folder: Path, recipe: Recipe, process: BackendProcess, base: Path) -> None:
     """Just enough of them: one evaluated batch, and every micro-batch of the steps."""
     size = recipe.graph.micro_batch_size * process.data_parallel_size
-    vocabulary = json.loads((base / "config.json").read_bytes())["vocab_size"]
+    vocabulary = read_shape(read_config(base), str(base / CONFIG)).vocabulary
     write_rows(folder, recipe, vocabulary, train=size * recipe.graph.gradient_accumulation_steps * STEPS, holdout=size)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from neuron_ops.errors import InvalidInput, MissingArtifact
+from neuron_ops.models.config import read_config
 from neuron_ops.weights.byte_ranges import FileDigest, copy_file, file_digest
 from neuron_ops.weights.folders import check_can_be_made, check_free_space, check_not_taken, new_folder
 from neuron_ops.weights.lora import (
@@ -143,6 +144,7 @@ def _sharded_adapter(folder: Path, base_model: BaseModelName, adapter: str) -> _
 
 
 def _sharded_model(checkpoint: Path, max_shard_bytes: int) -> _Plan:
+    read_config(checkpoint)  # without one that transformers knows the result would be no model
     source = read_neuron_checkpoint(checkpoint / "shards", None)
     check_replicas(source)
     shards = split_into_shards([_spec(assembly) for assembly in source.assemblies], max_shard_bytes)
@@ -175,6 +177,7 @@ def _whole_adapter(folder: Path, base_model: BaseModelName) -> _Plan:
 
 
 def _whole_model(checkpoint: Path) -> _Plan:
+    read_config(checkpoint)  # as above
     model = read_model_folder(checkpoint)
     paths = [file.path for file in model.files] + ([model.index] if model.index else []) + [*_model_files(checkpoint)]
     files = tuple(_file(path.name, path.stat().st_size) for path in paths)

@@ -1,14 +1,13 @@
 """Which base tensor each tensor of an adapter changes; nothing of an adapter is ever left over silently."""
 
-import json
 import math
 import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from neuron_ops.errors import InvalidInput, MissingArtifact
+from neuron_ops.errors import InvalidInput
+from neuron_ops.models.config import read_config
 from neuron_ops.weights.lora import (
     LOW_RANK_KEY,
     PREFIX,
@@ -114,21 +113,10 @@ def _check_nothing_is_missing(base: ModelFolder, adapter: Adapter, changed: Coll
 
 def tied_head(base: ModelFolder) -> str | None:
     """The embedding that also serves as output head, when the model has no tensor of its own for that."""
-    config = read_model_config(base.path)
+    config = read_config(base.path)
     embedding = "model.embed_tokens.weight"
     untied = config.get("tie_word_embeddings") is False or "lm_head.weight" in base.places
     return None if untied or embedding not in base.places else embedding
-
-
-def read_model_config(folder: Path) -> dict[str, Any]:
-    """The model's config.json; without one the folder is no Hugging Face model."""
-    try:
-        config = json.loads((folder / "config.json").read_bytes())
-    except FileNotFoundError:
-        raise MissingArtifact(f"{folder} has no config.json. Give the folder of a Hugging Face model.") from None
-    except ValueError as error:
-        raise InvalidInput(f"{folder / 'config.json'} is no JSON ({error}). Fetch the model again.") from None
-    return dict(config)
 
 
 def _parts(adapter: Adapter, weight: float) -> Iterator[tuple[str, LowRank | Replacement | BiasDelta]]:

@@ -4,18 +4,17 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from neuron_ops.errors import InvalidInput
+from neuron_ops.models.config import CONFIG, read_config
 from neuron_ops.weights.byte_ranges import OpenFile
 from neuron_ops.weights.lora_targets import (
     Change,
     Replacement,
     WeightedAdapter,
     plan_changes,
-    read_model_config,
     tied_head,
 )
 from neuron_ops.weights.rounding import WORD, narrow, widen
@@ -79,9 +78,9 @@ class MergePlan:
         """The files whose content must change: config.json and the index, if the head was separated."""
         if not self.separated_head:
             return {}
-        config: dict[str, Any] = read_model_config(self.base.path)
+        config = read_config(self.base.path)
         config["tie_word_embeddings"] = False
-        files = {"config.json": _json(config)}
+        files = {CONFIG: _json(config)}
         if self.base.index is not None:
             index = json.loads(self.base.index.read_bytes())
             home = next(planned for planned in self.files if planned.header is not None)
@@ -112,17 +111,14 @@ def plan_merge(base: ModelFolder, adapters: Sequence[WeightedAdapter]) -> MergeP
         )
     separated = _separate_head(base, changes, tied)
     files = tuple(_plan_file(file, changes, tied if separated else None) for file in base.files)
-    carried, left_out = _other_files(base, {"config.json"} if separated else set())
+    carried, left_out = _other_files(base, {CONFIG} if separated else set())
     return MergePlan(base, files, carried, left_out, unchanged, separated)
 
 
 def _separate_head(base: ModelFolder, changes: dict[str, Change], tied: str | None) -> bool:
     """Whether embedding and output head stop being one tensor: a change of either alone must not reach the other."""
     if tied is None:
-        if (
-            read_model_config(base.path).get("tie_word_embeddings")
-            and {HEAD, "model.embed_tokens.weight"} & changes.keys()
-        ):
+        if read_config(base.path).get("tie_word_embeddings") and {HEAD, "model.embed_tokens.weight"} & changes.keys():
             raise InvalidInput(
                 f"{base.path} ties its embeddings in config.json but holds {HEAD} too, so it is unclear which of them "
                 f"an adapter of the embeddings was trained on. Remove {HEAD} from the base, or untie it."

@@ -36,6 +36,7 @@ pytestmark = pytest.mark.cluster
 FAILURE, RETRY = DagsterEventType.STEP_FAILURE, DagsterEventType.STEP_UP_FOR_RETRY
 SUCCESS, SAID = DagsterEventType.STEP_SUCCESS, DagsterEventType.ENGINE_EVENT
 LLAMA_8B = {
+    "architectures": ["LlamaForCausalLM"],
     "model_type": "llama",
     "hidden_size": 4096,
     "intermediate_size": 14336,

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from neuron_ops.errors import InvalidInput
-from neuron_ops.models.shape import Linear, read_shape
+from neuron_ops.models.config import read_shape
+from neuron_ops.models.shape import Linear
 from tests.neuron_ops.planning.llama import LLAMA_8B, LLAMA_8B_CONFIG
 
 

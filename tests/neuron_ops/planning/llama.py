@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from neuron_ops.models.shape import read_shape
+from neuron_ops.models.config import read_shape
 
 LLAMA_8B_CONFIG: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],

@@ -165,7 +165,7 @@ def test_another_architecture_is_refused_before_it_is_fetched(make_lineage: Make
 
     forecast = make_forecast(make_lineage(TRN1, **llama_recipe(llama)))
 
-    assert "only ['LlamaForCausalLM'] is supported" in refusals(forecast)[0]
+    assert "supported is one of: LlamaForCausalLM" in refusals(forecast)[0]
 
 
 def test_a_config_that_is_no_json_is_a_no_go(make_lineage: MakeLineage, llama: Path) -> None:

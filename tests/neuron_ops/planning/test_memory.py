@@ -6,12 +6,11 @@ import pytest
 
 from neuron_ops.backends import layout
 from neuron_ops.errors import InvalidInput
-from neuron_ops.models.shape import read_shape
+from neuron_ops.models.config import read_config, read_shape
 from neuron_ops.planning.memory import MemoryForecast, adapter_parameters, check_memory, forecast_memory
 from neuron_ops.planning.quantities import GIB, Range
 from neuron_ops.recipe.file import load_recipe
 from neuron_ops.recipe.schema import Recipe, package_path
-from neuron_ops.rows.tokenizer_folder import read_json
 from tests.neuron_ops.planning.llama import LLAMA_8B
 
 TRN1 = "llama3_8b_lora_trn1"
@@ -99,7 +98,7 @@ def test_what_pytorch_keeps_for_the_backward_pass_lies_in_the_range(
     recipe = load_recipe("tiny_llama_cpu", overrides)
     folder = package_path(str(recipe.base_model.path))
     assert folder is not None
-    shape = read_shape(read_json(folder / "config.json"), "config.json")
+    shape = read_shape(read_config(folder), "config.json")
     plan = forecast_memory(recipe, shape, layout(recipe), None)
     parts = {part.name: part.bytes for part in plan.parts}
 

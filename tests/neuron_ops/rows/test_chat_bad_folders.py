@@ -86,7 +86,7 @@ def test_special_tokens_that_would_spoil_training_are_refused(copied_tokenizer, 
 
 
 def test_a_token_beyond_the_embeddings_is_refused(copied_tokenizer):
-    (copied_tokenizer / "config.json").write_text('{"vocab_size": 2}')
+    (copied_tokenizer / "config.json").write_text('{"architectures": ["LlamaForCausalLM"], "vocab_size": 2}')
 
     with pytest.raises(InvalidInput, match=r"'<\|finetune_right_pad_id\|>' has id 2, but .* 2 embeddings"):
         open_chat(copied_tokenizer, section())

@@ -20,7 +20,7 @@ TRAINING = ["lora_checkpoints", "consolidated_weights", "merged_model", "evaluat
 
 # Files that another step's address depends on by name; their contents stay the same unless a test changes them.
 NAMED_FILES = {
-    "base_model": {"config.json": b"{}", "tokenizer.json": b"{}"},
+    "base_model": {"config.json": b'{"architectures": ["LlamaForCausalLM"]}', "tokenizer.json": b"{}"},
     "tokenized_dataset": {"chat_template.jinja": b"{{ messages }}", "special_tokens.json": b"{}"},
     "lora_checkpoints": {},
 }
@@ -289,7 +289,8 @@ def test_every_artifact_is_made_by_one_step_from_artifacts_made_before() -> None
 def test_a_model_that_the_hardware_cannot_train_is_refused_before_a_step_starts(
     make_lineage: MakeLineage, finish: Finish
 ) -> None:
-    config = {"num_attention_heads": 32, "num_key_value_heads": 8, "intermediate_size": 11000, "vocab_size": 128000}
+    sizes = {"num_attention_heads": 32, "num_key_value_heads": 8, "intermediate_size": 11000, "vocab_size": 128000}
+    config = {"architectures": ["LlamaForCausalLM"], **sizes}
     lineage = make_lineage(
         dataset__packing=False,
         graph__attn_implementation="eager",

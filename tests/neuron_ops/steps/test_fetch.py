@@ -237,4 +237,4 @@ def test_a_path_that_is_no_folder_is_refused(tmp_path: Path) -> None:
     done = fetch(recipe, tmp_path / "store")
 
     assert done.returncode == 2
-    assert "is no folder" in done.stderr
+    assert "is not a folder" in done.stderr

@@ -1,6 +1,7 @@
 """Reading PEFT adapters and pairing each of their tensors with a base tensor."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +143,7 @@ def test_factors_that_are_no_floats_are_refused(base: Path, tmp_path: Path) -> N
 def test_a_quantized_base_is_refused(base: Path, tmp_path: Path) -> None:
     weights = load_file(base / "model.safetensors")
     (tmp_path / "base").mkdir()
-    (tmp_path / "base" / "config.json").write_text("{}")
+    shutil.copy(base / "config.json", tmp_path / "base")
     quantized = {name: tensor.astype(np.int8) for name, tensor in weights.items()}
     save_file(quantized, tmp_path / "base" / "model.safetensors")
 
