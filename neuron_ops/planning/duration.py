@@ -4,15 +4,12 @@ A finished training with the same graph on the same layout knows its own rate; e
 For other devices nothing is assumed: a recipe does not name the CPU or the GPU.
 """
 
-import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
 from neuron_ops.backends.instances import Instance, find_instance
 from neuron_ops.backends.layout import Layout
-from neuron_ops.errors import CorruptArtifact
 from neuron_ops.models.shape import ModelShape
 from neuron_ops.planning.assumptions import COMPILATION, COMPILATION_SOURCE, UTILIZATION, UTILIZATION_SOURCE
 from neuron_ops.planning.epochs import Epochs
@@ -22,11 +19,11 @@ from neuron_ops.recipe.first_defaults import field_values, flatten, without_firs
 from neuron_ops.recipe.schema import Recipe
 from neuron_ops.steps.addresses import Lineage
 from neuron_ops.steps.table import GRAPH
-from neuron_ops.store.artifacts import Address, Artifact
+from neuron_ops.store.artifacts import Artifact
 
 TRAININGS = "lora_checkpoints"
 MAX_TRAININGS = 50
-"""Manifests that are read to find a rate: one request each in S3."""
+"""Manifests that are read to find a rate: one request each in S3, and one for each dataset version."""
 MEASURED = "measured by finished trainings of this base model with this graph and layout"
 FORWARD_SHARE = 0.5
 """Of a training step's work, what an evaluation repeats: through a frozen base, backward costs as much as forward."""
@@ -100,7 +97,7 @@ def _measured_rate(lineage: Lineage, layout: Layout) -> Range | None:
     wanted = _speed(field_values(lineage.recipe, GRAPH), without_first_defaults(flatten({"layout": layout.as_json()})))
     alike = [
         training.manifest
-        for training in islice(_trainings(lineage), MAX_TRAININGS)
+        for training in islice(lineage.store.finished(TRAININGS), MAX_TRAININGS)
         if _speed(training.manifest.reads.get("recipe", {}), training.manifest.reads.get("derived", {})) == wanted
         and _base_digest(training) == base.manifest.digest
     ]
@@ -108,15 +105,6 @@ def _measured_rate(lineage: Lineage, layout: Layout) -> Range | None:
     if not any(rates):
         return None
     return Range(min(filter(None, rates)), max(rates))
-
-
-def _trainings(lineage: Lineage) -> Iterator[Artifact]:
-    for version in lineage.store.files.children(TRAININGS):
-        for name in lineage.store.files.children(f"{TRAININGS}/{version}"):
-            with contextlib.suppress(CorruptArtifact):  # another training's trouble is none of this one's
-                found = lineage.store.find(Address(TRAININGS, name, version))
-                if found is not None:
-                    yield found
 
 
 def _base_digest(training: Artifact) -> str | None:

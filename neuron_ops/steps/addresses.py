@@ -114,11 +114,8 @@ class Lineage:
 
     def _differences(self, artifact: str) -> Iterator[tuple[Address, list[str]]]:
         wanted = self.provenance(artifact)
-        folder = wanted.address.dataset_version or ""
-        for name in self.store.files.children(f"{artifact}/{folder}".rstrip("/")):
-            other = self.store.find(Address(artifact, name, wanted.address.dataset_version))
-            if other is not None:
-                yield other.address, self._difference(artifact, other.manifest, wanted)
+        for other in self.store.finished(artifact, wanted.address.dataset_version):
+            yield other.address, self._difference(artifact, other.manifest, wanted)
 
     def _difference(self, artifact: str, old: Manifest, new: Provenance) -> list[str]:
         """Fields by the names that a person would change, with the defaults that an address leaves out."""

@@ -311,12 +311,48 @@ class ArtifactStore:
             )
         return artifact
 
+    def finished(self, artifact: str, dataset_version: str | None = None) -> Iterator[Artifact]:
+        """Every finished artifact of this name, of one dataset version or of all; sorted, and read one by one.
+
+        Those whose addresses name no dataset version are of all. One whose manifest cannot be read is left out with a
+        warning: it is no concern of whoever looks for others.
+        """
+        if dataset_version is not None:
+            yield from self._finished_below(artifact, dataset_version)
+            return
+        for name in self.files.children(artifact):
+            found = self._find_readable(Address(artifact, name))
+            if found is not None:
+                yield found
+            else:  # a dataset version
+                yield from self._finished_below(artifact, name)
+
+    def _finished_below(self, artifact: str, dataset_version: str) -> Iterator[Artifact]:
+        for name in self.files.children(f"{artifact}/{dataset_version}"):
+            # It is no version but an unfinished artifact without one: in a writer's folder a manifest is a mere file.
+            if not name.startswith(WRITER_PREFIX):
+                found = self._find_readable(Address(artifact, name, dataset_version))
+                if found is not None:
+                    yield found
+
+    def _find_readable(self, address: Address) -> Artifact | None:
+        try:
+            return self.find(address)
+        except CorruptArtifact as error:
+            log.warning("%s is left out: %s", address, error)
+            return None
+
+    def part_names(self, address: Address, prefix: str) -> list[str]:
+        """Names of the parts that begin with `prefix`, finished or not, sorted."""
+        return [name for name in self.files.children(str(address)) if name.startswith(prefix)]
+
     def parts(self, address: Address, prefix: str) -> list[Artifact]:
-        """Finished parts whose name begins with `prefix`, sorted by name."""
-        names = [name for name in self.files.children(str(address)) if name.startswith(prefix)]
-        found = (
-            self.find(Address(address.artifact, address.fingerprint, address.dataset_version, name)) for name in names
-        )
+        """Finished parts whose name begins with `prefix`, sorted by name.
+
+        Raises:
+            CorruptArtifact: the manifest of one of them cannot be read.
+        """
+        found = (self.find(replace(address, part=name)) for name in self.part_names(address, prefix))
         return [artifact for artifact in found if artifact is not None]
 
     @contextlib.contextmanager

@@ -165,8 +165,7 @@ class Checkpoints:
         return {"best": _record(_best_of(finished)), "last": records[-1], "kept": records}
 
     def _names(self) -> list[str]:
-        names = self._store.files.children(str(self._provenance.address))
-        return [name for name in names if name.startswith(PREFIX)]
+        return self._store.part_names(self._provenance.address, PREFIX)
 
     def _address(self, name: str) -> Address:
         return replace(self._provenance.address, part=name)
