@@ -1,28 +1,21 @@
 """What one fine-tuning is: six sections, each field documented by the string under it, with its unit.
 
-What a value may be belongs here; reading a recipe from a file belongs to recipe_file, and what a section means to the
-step that reads it. `fine-tune recipe schema` shows the same strings.
+What a value may be belongs here and to `graph`, the largest section; reading a file belongs to `file`, and what a
+section means to the step that reads it. `fine-tune recipe schema` shows the same strings.
 """
 
 import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from neuron_ops.recipe.graph import GraphSection
 from neuron_ops.recipe.registered import Registered
-from neuron_ops.registry import BACKENDS, MODEL_FAMILIES, ROW_FORMATS, load
+from neuron_ops.recipe.section import Count, Fraction, Section
+from neuron_ops.registry import BACKENDS, ROW_FORMATS
 
 PACKAGE_SCHEME = "package:"
-
-Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
-Count = Annotated[int, Field(ge=1)]
-
-
-class Section(BaseModel):
-    """Frozen, strict, closed: what every section shares."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class BaseModelSection(Section):
@@ -90,51 +83,6 @@ class DatasetSection(Section):
     """Largest share of rows that may be rejected (duplicates, empty answers, overlong rows) before the step fails."""
     packing: bool = True
     """Pack several rows into one sequence, positions restarting at each. False: one row per sequence, padded."""
-
-
-class LoraSection(Section):
-    """The low-rank adapter, in PEFT's terms."""
-
-    r: Count = 16
-    """Rank of the two factors."""
-    lora_alpha: Annotated[float, Field(gt=0.0)] = 16.0
-    """Scaling numerator: the update is multiplied by lora_alpha / r."""
-    lora_dropout: Fraction = 0.05
-    """Dropout on the adapter's input during training, as a probability."""
-    target_modules: tuple[str, ...] = ("q_proj", "v_proj")
-    """Linear layers that get an adapter, by the last part of their name."""
-
-    @field_validator("target_modules")
-    @classmethod
-    def _known(cls, modules: tuple[str, ...]) -> tuple[str, ...]:
-        known = _linears()
-        wrong = sorted(set(modules) - set(known))
-        if wrong or not modules or len(set(modules)) < len(modules):
-            raise ValueError(f"must be one or more, each once, of {', '.join(known)}")
-        return modules
-
-
-class GraphSection(Section):
-    """Whatever changes the compiled graph, and nothing else: a change here costs a compilation on Trainium."""
-
-    sequence_length: Annotated[int, Field(ge=16, multiple_of=8)] = 1024
-    """Tokens per sequence. Not TRL's max_length: every sequence has exactly this length, as another shape would be
-    another graph."""
-    micro_batch_size: Count = 1
-    """Sequences per forward pass on one data-parallel rank, in training and in evaluation. Not per device, as in
-    per_device_train_batch_size: tensor-parallel devices share one."""
-    gradient_accumulation_steps: Count = 1
-    """Forward passes per optimizer step on one data-parallel rank."""
-    dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    """Number format of the frozen base model while training. Adapter and optimizer state stay in float32."""
-    attn_implementation: Literal["eager", "sdpa", "flash_attention_2"] = "sdpa"
-    """eager, PyTorch's scaled_dot_product_attention, or flash_attention_2: on Trainium that is Neuron's own kernel."""
-    gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, about a third more compute."""
-    torch_compile: bool = False
-    """cpu and cuda: compile the model with torch.compile. neuron always compiles, with its own compiler."""
-    lora: LoraSection = LoraSection()
-    """The adapter."""
 
 
 class TrainingSection(Section):
@@ -246,12 +194,6 @@ class Recipe(Section):
     def to_json(self) -> str:
         """The recipe with every default spelled out; `load_recipe` reads it back."""
         return self.model_dump_json(indent=2)
-
-
-def _linears() -> list[str]:
-    """Layers that an adapter may be for in some family; whether the base model has them shows with its config.json."""
-    families = [load(MODEL_FAMILIES, name, "architecture").FAMILY for name in MODEL_FAMILIES]
-    return list(dict.fromkeys(name for family in families for name in family.linears))
 
 
 def package_path(path: str) -> Path | None:

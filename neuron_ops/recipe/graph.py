@@ -1,0 +1,59 @@
+"""The graph section of a recipe with the adapter in it: what decides the compiled graph, and nothing else."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from neuron_ops.recipe.section import Count, Fraction, Section
+from neuron_ops.registry import MODEL_FAMILIES, load
+
+
+class LoraSection(Section):
+    """The low-rank adapter, in PEFT's terms."""
+
+    r: Count = 16
+    """Rank of the two factors."""
+    lora_alpha: Annotated[float, Field(gt=0.0)] = 16.0
+    """Scaling numerator: the update is multiplied by lora_alpha / r."""
+    lora_dropout: Fraction = 0.05
+    """Dropout on the adapter's input during training, as a probability."""
+    target_modules: tuple[str, ...] = ("q_proj", "v_proj")
+    """Linear layers that get an adapter, by the last part of their name."""
+
+    @field_validator("target_modules")
+    @classmethod
+    def _known(cls, modules: tuple[str, ...]) -> tuple[str, ...]:
+        known = _linears()
+        wrong = sorted(set(modules) - set(known))
+        if wrong or not modules or len(set(modules)) < len(modules):
+            raise ValueError(f"must be one or more, each once, of {', '.join(known)}")
+        return modules
+
+
+class GraphSection(Section):
+    """Whatever changes the compiled graph, and nothing else: a change here costs a compilation on Trainium."""
+
+    sequence_length: Annotated[int, Field(ge=16, multiple_of=8)] = 1024
+    """Tokens per sequence. Not TRL's max_length: every sequence has exactly this length, as another shape would be
+    another graph."""
+    micro_batch_size: Count = 1
+    """Sequences per forward pass on one data-parallel rank, in training and in evaluation. Not per device, as in
+    per_device_train_batch_size: tensor-parallel devices share one."""
+    gradient_accumulation_steps: Count = 1
+    """Forward passes per optimizer step on one data-parallel rank."""
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """Number format of the frozen base model while training. Adapter and optimizer state stay in float32."""
+    attn_implementation: Literal["eager", "sdpa", "flash_attention_2"] = "sdpa"
+    """eager, PyTorch's scaled_dot_product_attention, or flash_attention_2: on Trainium that is Neuron's own kernel."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more compute."""
+    torch_compile: bool = False
+    """cpu and cuda: compile the model with torch.compile. neuron always compiles, with its own compiler."""
+    lora: LoraSection = LoraSection()
+    """The adapter."""
+
+
+def _linears() -> list[str]:
+    """Layers that an adapter may be for in some family; whether the base model has them shows with its config.json."""
+    families = [load(MODEL_FAMILIES, name, "architecture").FAMILY for name in MODEL_FAMILIES]
+    return list(dict.fromkeys(name for family in families for name in family.linears))
