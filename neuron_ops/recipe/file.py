@@ -1,7 +1,7 @@
 """Recipes as strict YAML (or JSON) files: finding, reading, overriding, and explaining what is wrong with one.
 
 A misspelled key is an error that says what may have been meant, never a default. What a field may hold belongs to
-recipe.
+`schema`, what others call it to `foreign_names`.
 """
 
 import difflib
@@ -16,6 +16,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from neuron_ops.errors import InvalidInput
+from neuron_ops.recipe.foreign_names import renamed_value, where_it_is
 from neuron_ops.recipe.schema import Recipe
 
 RECIPES = Path(__file__).parent / "shipped"
@@ -183,12 +184,16 @@ def _explain(error: ValidationError, path: Path) -> str:
 def _explain_one(location: tuple[int | str, ...], kind: str, message: str, value: object) -> str:
     where = ".".join(str(part) for part in location) or "recipe"
     if kind == "extra_forbidden":
+        if (elsewhere := where_it_is(str(location[-1]), value)) is not None:
+            return f"{where}: unknown field; {elsewhere}."
         known = _fields_at(location[:-1])
         return f"{where}: unknown field{_did_you_mean(str(location[-1]), known)} Known here: {', '.join(known)}."
     if kind == "missing":
         return f"{where}: this field is required."
     reason = message.removeprefix("Value error, ").removeprefix("Input ")
-    return f"{where}: {reason}" + ("" if isinstance(value, dict) else f" (got {value!r})")
+    renamed = renamed_value(where, value)
+    called = f"; it is called {renamed!r}." if renamed else ""
+    return f"{where}: {reason}" + ("" if isinstance(value, dict) else f" (got {value!r})") + called
 
 
 @cache
