@@ -1,9 +1,8 @@
-"""A copy of an artifact that belongs to the processes of one training on one machine, and to nobody else.
+"""A folder that belongs to the processes of one launch on one machine, and to nobody else.
 
-A compiler writes into its cache: locks, and what it had to compile. Published artifacts never change, so each training
-gets a copy; what is in S3 it gets to read in the same way (shared_copy). The first of its processes on a machine fills
-it, the others wait; the last one out removes it, and what killed trainings left is removed by the next. All of this
-hangs on flock, which the kernel lets go with the process.
+The first of them fills it, the others wait; the last one out removes it, and what killed processes left is removed by
+the next. All of this hangs on flock, which the kernel lets go with the process. Whoever uses a folder knows what it is
+for: a compiler writes into its copy of a published cache, and `shared_copy` reads from S3 once for all.
 """
 
 import contextlib
@@ -23,13 +22,17 @@ Fill = Callable[[Path], None]
 
 
 def node_local_root() -> Path:
-    """Where this user's overlays are on this machine."""
+    """Where this user's node-local folders are on this machine."""
     return Path(tempfile.gettempdir(), f"fine-tune-{os.getuid()}")
 
 
 @contextlib.contextmanager
 def node_local_folder(name: str, fill: Fill, root: Path | None = None) -> Iterator[Path]:
-    """The folder `name` below the machine's overlays, filled, while this process uses it."""
+    """The node-local folder `name`, filled, while this process uses it.
+
+    Raises:
+        InvalidInput: the place of such folders is another user's, or a link.
+    """
     root = root or node_local_root()
     _make_private(root)
     _sweep(root)
@@ -76,7 +79,7 @@ def _enter(folder: Path, fill: Fill) -> int:
 
 
 def _fill(folder: Path, fill: Fill) -> None:
-    """Alone with the folder: whatever is in it is of a training that is gone."""
+    """Alone with the folder: whatever is in it belongs to processes that are gone."""
     for child in folder.iterdir():
         shutil.rmtree(child) if child.is_dir() else child.unlink()
     fill(folder)

@@ -1,7 +1,7 @@
 """An artifact's files as one folder for all processes of a training on one machine.
 
-In a store on a folder that is where they lie. What is in S3 has to be copied first, and once: one copy of an 8B model
-for each of 32 processes would be 514 GB, more than any pod's scratch.
+In a store on a folder that is where they lie. What is in S3 has to be copied first, into a node-local folder and once:
+a copy of an 8B model for each of 32 processes would be 514 GB, more than any pod's scratch.
 """
 
 import contextlib
@@ -19,6 +19,9 @@ def shared_copy(artifact: Artifact, launch_name: str, *, verify: bool) -> Iterat
 
     With `verify`, files that are not copied are compared with the manifest; a copy always is, by the process that
     makes it.
+
+    Raises:
+        CorruptArtifact: a file is missing or other than it was when it was published.
     """
     if artifact.is_local:
         with artifact.local(verify=verify) as folder:

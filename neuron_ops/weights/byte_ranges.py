@@ -115,7 +115,11 @@ class OpenFile:
         return os.fstat(self.descriptor).st_size
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
-        """Fill all of `buffer` (bytes) from `offset`."""
+        """Fill all of `buffer` (bytes) from `offset`.
+
+        Raises:
+            CorruptArtifact: the file ends before.
+        """
         done = 0
         while done < len(buffer):
             got = os.preadv(self.descriptor, [buffer[done:]], offset + done)
@@ -174,6 +178,9 @@ def copy_range(
     With digests the bytes must be seen anyway: one pass (read, hash, write) costs as much as a kernel copy alone and
     a quarter less than a kernel copy followed by a read. Without digests the kernel copies, and shares the blocks
     where the file system can.
+
+    Raises:
+        CorruptArtifact: the source ends before.
     """
     if not digests and isinstance(source, OpenFile) and isinstance(target, OpenFile):
         _kernel_copy(source, source_offset, target, target_offset, length)
@@ -182,7 +189,11 @@ def copy_range(
 
 
 def hash_range(source: Source, offset: int, length: int, digests: Sequence[Digest]) -> None:
-    """Feed `length` bytes of `source` to `digests`."""
+    """Feed `length` bytes of `source` to `digests`.
+
+    Raises:
+        CorruptArtifact: the source ends before.
+    """
     _stream(source, offset, None, 0, length, digests)
 
 
@@ -229,7 +240,11 @@ def share_blocks(source: Source, target: Target) -> bool:
 
 
 def copy_file(source: Path, target: Path, name: str) -> FileDigest:
-    """Copy a whole file and return its digest under `name`."""
+    """Copy a whole file and return its digest under `name`.
+
+    Raises:
+        MissingArtifact: there is no such file.
+    """
     digest = new_digest()
     with OpenFile(source) as reader, create_file(target) as writer:
         size = reader.size
@@ -238,7 +253,11 @@ def copy_file(source: Path, target: Path, name: str) -> FileDigest:
 
 
 def file_digest(path: Path, name: str) -> FileDigest:
-    """Hash a whole file."""
+    """Hash a whole file.
+
+    Raises:
+        MissingArtifact: there is no such file.
+    """
     digest = new_digest()
     with OpenFile(path) as reader:
         size = reader.size

@@ -91,7 +91,13 @@ def consolidate_checkpoint(
     progress: Progress | None = None,
     dry_run: bool = False,
 ) -> ConsolidateReport:
-    """Write the adapter or model in `checkpoint` to the new folder `out`, or write nothing at all."""
+    """Write the adapter or model in `checkpoint` to the new folder `out`, or write nothing at all.
+
+    Raises:
+        MissingArtifact: the folder holds no checkpoint that is known, or one that was never finished.
+        InvalidInput: its contents are not one adapter or model; or `out` is taken, cannot be made, or has no room.
+        CorruptArtifact: a file is cut short, or ranks disagree about a tensor of which they hold copies.
+    """
     plan = _plan(checkpoint, base_model, adapter, max_shard_bytes)
     check_not_taken(out)
     size = sum(file.bytes for file in plan.report.files)

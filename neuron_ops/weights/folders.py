@@ -48,20 +48,32 @@ def new_folder(out: Path) -> Iterator[Path]:
 
 
 def check_not_taken(out: Path) -> None:
-    """Refuse to write over anything."""
+    """Refuse to write over anything.
+
+    Raises:
+        InvalidInput: a file, a link or a folder that is not empty is there.
+    """
     if out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir()))):
         raise InvalidInput(f"{out} already exists and is not an empty folder. Remove it or name another folder.")
 
 
 def check_can_be_made(out: Path) -> None:
-    """Refuse what `new_folder` could not make; for a dry run, which makes nothing."""
+    """Refuse what `new_folder` could not make; for a dry run, which makes nothing.
+
+    Raises:
+        InvalidInput: its place may not be written.
+    """
     nearest = next(path for path in out.absolute().parents if path.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
         raise InvalidInput(f"{out} cannot be made: {nearest} may not be written. Name a folder that you may write.")
 
 
 def check_free_space(folder: Path, needed: int) -> None:
-    """Refuse before the first byte what would end with a full disk; `folder` need not exist yet."""
+    """Refuse before the first byte what would end with a full disk; `folder` need not exist yet.
+
+    Raises:
+        InvalidInput: the disk has not so many bytes free.
+    """
     status = os.statvfs(next(path for path in (folder, *folder.absolute().parents) if path.is_dir()))
     free = status.f_bavail * status.f_frsize
     if needed > free:

@@ -72,13 +72,20 @@ def find_adapter_folder(folder: Path, adapter: str) -> Path | None:
 
 
 def read_adapter_config(path: Path) -> dict[str, Any]:
-    """Read an adapter_config.json; keys that nothing here needs may be anything."""
+    """Read an adapter_config.json; keys that nothing here needs may be anything.
+
+    Raises:
+        MissingArtifact: there is no such file.
+        InvalidInput: it is not JSON, not of a LoRA adapter, or asks for what is not merged here.
+    """
     try:
         config = json.loads(path.read_bytes())
     except FileNotFoundError:
-        raise MissingArtifact(f"{path} does not exist, so {path.parent} is no PEFT adapter. Give its folder.") from None
+        raise MissingArtifact(
+            f"{path} does not exist, so {path.parent} is not a PEFT adapter. Give its folder."
+        ) from None
     except ValueError as error:
-        raise InvalidInput(f"{path} is no JSON ({error}). Save the adapter again.") from None
+        raise InvalidInput(f"{path} is not JSON ({error}). Save the adapter again.") from None
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         raise InvalidInput(f"{path} does not describe a LoRA adapter (peft_type must be 'LORA'). Give a LoRA adapter.")
     for switch, reason in _REFUSED_SWITCHES.items():
@@ -86,7 +93,9 @@ def read_adapter_config(path: Path) -> dict[str, Any]:
             raise InvalidInput(f"{path} sets {switch} to {config[switch]!r}: {reason}. Merge it with PEFT itself.")
     for name in ("r", "lora_alpha"):
         if not isinstance(config.get(name, 8), int | float) or not config.get(name, 8) > 0:
-            raise InvalidInput(f"{path} gives {name} as {config[name]!r}, which is no positive number. Save it again.")
+            raise InvalidInput(
+                f"{path} gives {name} as {config[name]!r}, which is not a positive number. Save it again."
+            )
     init = str(config.get("init_lora_weights")).lower()
     if init.startswith(_BASE_CHANGING_INITS):
         raise InvalidInput(
@@ -97,7 +106,13 @@ def read_adapter_config(path: Path) -> dict[str, Any]:
 
 
 def read_adapter(folder: Path) -> Adapter:
-    """Read a PEFT adapter folder and check it by itself: names, ranks, dtypes."""
+    """Read a PEFT adapter folder and check it by itself: names, ranks, dtypes.
+
+    Raises:
+        MissingArtifact: a file of it is not there.
+        InvalidInput: config and tensors do not make one LoRA adapter.
+        CorruptArtifact: the weights file is cut short or not what its header says.
+    """
     config = read_adapter_config(folder / CONFIG_NAME)
     if not (folder / WEIGHTS_NAME).is_file():
         pickled = [path.name for path in folder.glob("adapter_model.*")]
@@ -109,7 +124,11 @@ def read_adapter(folder: Path) -> Adapter:
 
 
 def check_adapter(adapter: Adapter) -> Adapter:
-    """Check that config and tensors belong together; return the adapter."""
+    """Check that config and tensors belong together; return the adapter.
+
+    Raises:
+        InvalidInput: there is no tensor, half a pair, or another rank or dtype than the config's.
+    """
     if not adapter.file.entries:
         raise InvalidInput(f"{adapter.file.path} holds no tensor: nothing was trained. Save the adapter again.")
     for module, parts in low_rank_parts(adapter).items():
@@ -118,7 +137,11 @@ def check_adapter(adapter: Adapter) -> Adapter:
 
 
 def low_rank_parts(adapter: Adapter) -> dict[str, dict[str, TensorEntry]]:
-    """LoRA tensors by module; a magnitude is listed without its optional `.weight`."""
+    """LoRA tensors by module; a magnitude is listed without its optional `.weight`.
+
+    Raises:
+        InvalidInput: a tensor has a name that nothing here knows.
+    """
     modules: dict[str, dict[str, TensorEntry]] = {}
     for key, entry in adapter.file.entries.items():
         if not key.startswith(PREFIX):
@@ -151,6 +174,11 @@ def _check_low_rank(adapter: Adapter, module: str, parts: Mapping[str, TensorEnt
 
 
 def check_float(path: Path, name: str, dtype: str) -> None:
+    """Refuse a tensor whose numbers are not plain floats.
+
+    Raises:
+        InvalidInput: its dtype is quantized or no float at all.
+    """
     if dtype not in FLOAT_DTYPES:
         raise InvalidInput(
             f"{path}: {name} is {dtype}; only {', '.join(FLOAT_DTYPES)} can be merged. Use an unquantized model."

@@ -76,7 +76,13 @@ class Change:
 
 
 def plan_changes(base: ModelFolder, adapters: Sequence[WeightedAdapter]) -> dict[str, Change]:
-    """Pair every adapter tensor with the base tensor it changes; by name, sorted."""
+    """Pair every adapter tensor with the base tensor it changes; by name, sorted.
+
+    Raises:
+        InvalidInput: a tensor that the base does not have, another shape, or changes that do not add up.
+        MissingArtifact: a file of an adapter is not there.
+        CorruptArtifact: an adapter's weights or the base's config.json cannot be read.
+    """
     tied = tied_head(base)
     changes: dict[str, Change] = {}
     for weighted in adapters:
@@ -112,7 +118,12 @@ def _check_nothing_is_missing(base: ModelFolder, adapter: Adapter, changed: Coll
 
 
 def tied_head(base: ModelFolder) -> str | None:
-    """The embedding that also serves as output head, when the model has no tensor of its own for that."""
+    """The embedding that also serves as output head, when the model has no tensor of its own for that.
+
+    Raises:
+        InvalidInput: the base has no config.json, or an architecture that is not supported.
+        CorruptArtifact: its config.json cannot be read.
+    """
     config = read_config(base.path)
     embedding = "model.embed_tokens.weight"
     untied = config.get("tie_word_embeddings") is False or "lm_head.weight" in base.places

@@ -89,7 +89,11 @@ class Workspace:
 
 
 def read_floats(file: OpenFile, entry: TensorEntry) -> Floats:
-    """A small tensor (a factor, a bias, a magnitude) as fp32; NaN and infinity are refused."""
+    """A small tensor (a factor, a bias, a magnitude) as fp32; NaN and infinity are refused.
+
+    Raises:
+        InvalidInput: NaN or infinity is in it.
+    """
     words = np.empty(entry.shape, WORD[entry.dtype])
     if words.size:
         file.read_into(words.reshape(-1).data.cast("B"), entry.start)
@@ -101,7 +105,11 @@ def read_floats(file: OpenFile, entry: TensorEntry) -> Floats:
 
 
 def read_factors(change: Change, rows: int, columns: int) -> Factors:
-    """The factors of all adapters that change one tensor."""
+    """The factors of all adapters that change one tensor.
+
+    Raises:
+        InvalidInput: NaN or infinity is in one of them.
+    """
     lefts, rights, scales = [], [], []
     magnitude = None
     for update in change.low_rank:

@@ -97,7 +97,13 @@ def _json(content: object) -> bytes:
 
 
 def plan_merge(base: ModelFolder, adapters: Sequence[WeightedAdapter]) -> MergePlan:
-    """Pair all tensors, and refuse what can't work."""
+    """Pair all tensors, and refuse what can't work.
+
+    Raises:
+        InvalidInput: no adapter, none that changes anything, or one that does not fit the base.
+        MissingArtifact: a file of an adapter is not there.
+        CorruptArtifact: a file of adapter or base cannot be read.
+    """
     if not adapters:
         raise InvalidInput(f"No adapter was given to merge into {base.path}. Give at least one adapter folder.")
     changes = plan_changes(base, adapters)

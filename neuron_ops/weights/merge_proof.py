@@ -34,7 +34,12 @@ def verify_merge(
     reread_base: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> MergeProof:
-    """Raise CorruptArtifact unless `out` is the base with exactly the reported tensors (or `targets`) changed."""
+    """Prove that `out` is the base with exactly the reported tensors (or `targets`) changed.
+
+    Raises:
+        CorruptArtifact: it is not.
+        MissingArtifact: a weights file of either is not there.
+    """
     return verify_folders(
         read_model_folder(base),
         read_model_folder(out),
@@ -54,7 +59,11 @@ def verify_folders(
     reread_base: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> MergeProof:
-    """The same for models whose weight files may be anywhere; all other files are in the folder."""
+    """The same for models whose weight files may be anywhere; all other files are in the folder.
+
+    Raises:
+        CorruptArtifact: the second is not the first with exactly the reported tensors changed.
+    """
     out = after.path
     bases = {file.path.name: file for file in before.files}
     _check_headers(before, after, report)

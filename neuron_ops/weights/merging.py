@@ -42,7 +42,13 @@ def merge_adapters(
     progress: Progress | None = None,
     dry_run: bool = False,
 ) -> MergeReport:
-    """Write base + adapters to the new folder `out`, or write nothing at all."""
+    """Write base + adapters to the new folder `out`, or write nothing at all.
+
+    Raises:
+        InvalidInput: as `plan_merge`; or `out` is taken, cannot be made, or has no room.
+        MissingArtifact: a weights file is not there.
+        CorruptArtifact: a file of adapter or base cannot be read.
+    """
     plan = plan_merge(read_model_folder(base), adapters)
     check_not_taken(out)
     if dry_run:
@@ -54,7 +60,11 @@ def merge_adapters(
 
 
 def write_folder(plan: MergePlan, folder: Path, progress: Progress | None = None) -> MergeReport:
-    """Write the merged model to a `new_folder`."""
+    """Write the merged model to a `new_folder`.
+
+    Raises:
+        InvalidInput: the disk has no room, or a weight became NaN or infinite.
+    """
     check_free_space(folder.parent, plan.size)
     return write_merged(plan, folder, lambda file: create_file(folder / file.source.path.name), progress)
 
@@ -62,7 +72,11 @@ def write_folder(plan: MergePlan, folder: Path, progress: Progress | None = None
 def write_merged(
     plan: MergePlan, folder: Path, create: Callable[[PlannedFile], Target], progress: Progress | None = None
 ) -> MergeReport:
-    """Write the weight files to wherever `create` says, and all others to `folder`."""
+    """Write the weight files to wherever `create` says, and all others to `folder`.
+
+    Raises:
+        InvalidInput: a weight became NaN or infinite.
+    """
     merged = _Merge(plan, create, progress)
     for file in plan.files:
         merged.write(file)

@@ -39,7 +39,13 @@ class NeuronCheckpoint:
 
 
 def read_neuron_checkpoint(shards: Path, adapter: str | None) -> NeuronCheckpoint:
-    """Read `adapter_<name>/adapter_shards` (give the adapter's name) or a full model's `shards` (None)."""
+    """Read `adapter_<name>/adapter_shards` (give the adapter's name) or a full model's `shards` (None).
+
+    Raises:
+        MissingArtifact: the save never finished, or a rank's file is not there.
+        InvalidInput: it was sharded in a way that cannot be undone here.
+        CorruptArtifact: the ranks' files do not make one checkpoint.
+    """
     if not (shards / "done").is_file():
         raise MissingArtifact(
             f"{shards} has no file named 'done', so the save never finished. Take an earlier checkpoint, or save again."
@@ -62,7 +68,11 @@ def read_neuron_checkpoint(shards: Path, adapter: str | None) -> NeuronCheckpoin
 
 
 def check_replicas(checkpoint: NeuronCheckpoint) -> None:
-    """Refuse a checkpoint whose ranks disagree about a tensor of which they hold copies."""
+    """Refuse a checkpoint whose ranks disagree about a tensor of which they hold copies.
+
+    Raises:
+        CorruptArtifact: they do.
+    """
     with _FileCache() as files:
         differing = {
             replicas.name for replicas in checkpoint.replicas if not _same_bytes(files, replicas.first, replicas.second)

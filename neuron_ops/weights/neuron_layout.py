@@ -216,7 +216,12 @@ Layout = FusedLinears | GroupedQueries
 
 
 def parse_spec(module: str, kind: str, fields: Mapping[str, Any], num_ranks: int) -> Layout:
-    """One transformation of the metadata; a kind or a variant that is not known is refused, not guessed."""
+    """One transformation of the metadata; a kind or a variant that is not known is refused, not guessed.
+
+    Raises:
+        InvalidInput: it is not known.
+        CorruptArtifact: it was made for another number of ranks.
+    """
     if fields.get("tp_size", num_ranks) != num_ranks:
         raise CorruptArtifact(
             f"{module}: the metadata says {fields['tp_size']} tensor-parallel ranks, the folder has files of "

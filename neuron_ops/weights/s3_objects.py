@@ -28,7 +28,11 @@ class S3Folder:
         self.stamps = files.stamps(path)
 
     def open(self, path: Path) -> "S3Object":
-        """The object of that name, whatever folder `path` is in."""
+        """The object of that name, whatever folder `path` is in.
+
+        Raises:
+            MissingArtifact: there was none when the folder was listed.
+        """
         if path.name not in self.stamps:
             raise MissingArtifact(f"{self.files.url}/{self.path}/{path.name} does not exist. Make it again.")
         return S3Object(self.files, f"{self.path}/{path.name}", self.stamps[path.name][0])
@@ -50,7 +54,12 @@ class S3Object:
         return f"{self._files.url}/{self._path}"
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
-        """Fill all of `buffer` (bytes) from `offset`."""
+        """Fill all of `buffer` (bytes) from `offset`.
+
+        Raises:
+            CorruptArtifact: the object ends before.
+            Unavailable: S3 does not answer.
+        """
         if offset + len(buffer) > self.size:
             raise CorruptArtifact(
                 f"{self.path} has {self.size} bytes, but {offset + len(buffer)} are needed: it was cut short. Make it "

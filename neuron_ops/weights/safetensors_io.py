@@ -99,7 +99,12 @@ class SafetensorsFile:
 
 
 def read_safetensors(path: Path, opener: Opener = OpenFile) -> SafetensorsFile:
-    """Read and check the header of one file."""
+    """Read and check the header of one file.
+
+    Raises:
+        MissingArtifact: there is no such file.
+        CorruptArtifact: it is cut short, overwritten, or has no such header.
+    """
     with opener(path) as reader:
         size = reader.size
         if size < 8:
@@ -107,15 +112,19 @@ def read_safetensors(path: Path, opener: Opener = OpenFile) -> SafetensorsFile:
         length = int.from_bytes(reader.read(0, 8), "little")
         if length > MAX_HEADER_BYTES or 8 + length > size:
             raise CorruptArtifact(
-                f"{path} has {size} bytes but its header claims {length}: it was cut short or is no safetensors file. "
-                "Fetch it again."
+                f"{path} has {size} bytes but its header claims {length}: it was cut short or is not a safetensors "
+                "file. Fetch it again."
             )
         header = bytes(reader.read(0, 8 + length))
     return parse_safetensors(path, header, size, opener)
 
 
 def parse_safetensors(path: Path, header: bytes, size: int, opener: Opener = OpenFile) -> SafetensorsFile:
-    """Check the header of a file of `size` bytes."""
+    """Check the header of a file of `size` bytes.
+
+    Raises:
+        CorruptArtifact: the header cannot be read, or describes another file.
+    """
     try:
         fields = json.loads(header[8:])
         metadata = {str(key): str(value) for key, value in fields.pop("__metadata__", {}).items()}
@@ -171,6 +180,11 @@ def read_model_folder(folder: Path, opener: Opener = OpenFile) -> ModelFolder:
     """Read the headers of `model.safetensors`, or of the shards its index names; check that they agree.
 
     `opener` is given the path of a weight file as it would be in `folder`, and may open it anywhere.
+
+    Raises:
+        MissingArtifact: neither is there, or a shard is not.
+        InvalidInput: the index names a file elsewhere.
+        CorruptArtifact: index or shards cannot be read, or disagree.
     """
     index = folder / INDEX_NAME
     if not index.is_file():
@@ -198,7 +212,7 @@ def _read_weight_map(index: Path) -> dict[str, str]:
         weight_map = json.loads(index.read_bytes())["weight_map"]
         result = {str(name): str(file) for name, file in weight_map.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CorruptArtifact(f"{index} is no safetensors index ({error}). Fetch the model again.") from None
+        raise CorruptArtifact(f"{index} is not a safetensors index ({error}). Fetch the model again.") from None
     if outside := [file for file in result.values() if Path(file).name != file]:
         raise InvalidInput(f"{index} names {outside[0]!r}, which is not a file beside it. Fetch the model again.")
     return result

@@ -199,6 +199,10 @@ def read_torch_file(path: Path, *, verify: bool = False) -> Mapping[str, StoredT
     """The named tensors of a plain `.pt` file, or of an xser file with its `<name>.tensors` folder.
 
     With `verify`, every byte is read and compared with the checksums (CRC-32) that zip files carry.
+
+    Raises:
+        MissingArtifact: there is no such file.
+        CorruptArtifact: it is cut short, or holds anything else than tensors.
     """
     content = _load(path, verify)
     if not isinstance(content, dict):

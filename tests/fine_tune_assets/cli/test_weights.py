@@ -174,7 +174,7 @@ def test_a_rank_s_file_that_was_cut_short_is_refused(dry: tuple[str, ...], typed
 
 REFUSED_MERGES = {
     "base not there": (BASE.parent / "nowhere", f"{ADAPTER}", 3, "nowhere"),
-    "adapter not there": (BASE, f"{ADAPTER.parent / 'nowhere'}", 3, "is no PEFT adapter"),
+    "adapter not there": (BASE, f"{ADAPTER.parent / 'nowhere'}", 3, "is not a PEFT adapter"),
     "another base": (FIXTURES / "bases" / "llama-h8-kv2-bf16", f"{ADAPTER}", 2, "Give the base model"),
     "weight is a word": (BASE, f"{ADAPTER}=half", 2, "'half' is no number. Write FOLDER=WEIGHT"),
     "weight is zero": (BASE, f"{ADAPTER}=0", 2, "other than 0"),

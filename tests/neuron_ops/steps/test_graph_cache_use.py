@@ -28,8 +28,8 @@ Publish = Callable[..., Artifact]
 
 @pytest.fixture(autouse=True)
 def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """This test's overlays and compiler variables are its own."""
-    root = tmp_path / "overlays"
+    """This test's node-local folders and compiler variables are its own."""
+    root = tmp_path / "node-local"
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setattr("neuron_ops.compilers.neuron.LOOK_SECONDS", 0.01)
     for name in ("NEURON_COMPILE_CACHE_URL", "NEURON_CC_FLAGS", "TORCHINDUCTOR_CACHE_DIR"):

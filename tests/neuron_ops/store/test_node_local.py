@@ -1,4 +1,4 @@
-"""Overlays: filled once, shared by the processes of a training, removed by the last one, and never left by a killed."""
+"""Node-local folders: filled once, shared by the processes of a launch, removed by the last one, never left behind."""
 
 import contextlib
 import signal
@@ -12,7 +12,7 @@ import pytest
 from neuron_ops.errors import InvalidInput
 from neuron_ops.store.node_local import node_local_folder
 
-# Fills (or not), says what it found, and holds the overlay until its standard input ends.
+# Fills (or not), says what it found, and holds the folder until its standard input ends.
 PROGRAM = """
 import sys
 from pathlib import Path
@@ -61,7 +61,7 @@ def write_content(folder: Path) -> None:
     (folder / "content").write_text("x")
 
 
-def test_an_overlay_is_filled_for_use_and_removed_after_it(tmp_path: Path) -> None:
+def test_a_folder_is_filled_for_use_and_removed_after_it(tmp_path: Path) -> None:
     with node_local_folder("mine", write_content, tmp_path) as folder:
         assert (folder / "content").read_text() == "x"
         (folder / "more").write_text("what a compiler adds")
@@ -69,7 +69,7 @@ def test_an_overlay_is_filled_for_use_and_removed_after_it(tmp_path: Path) -> No
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_overlay_that_cannot_be_filled_is_no_overlay(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_filled_does_not_stay(tmp_path: Path) -> None:
     def fail(folder: Path) -> None:
         (folder / "half").touch()
         raise OSError("disk full")
@@ -117,7 +117,7 @@ def test_what_a_killed_training_left_is_removed_by_the_next(tmp_path: Path) -> N
         assert [folder.name for folder in tmp_path.iterdir()] == ["another"]
 
 
-def test_an_overlay_in_use_is_left_alone_by_other_trainings(tmp_path: Path) -> None:
+def test_a_folder_in_use_is_left_alone_by_other_trainings(tmp_path: Path) -> None:
     with node_local_folder("mine", write_content, tmp_path) as mine:
         with node_local_folder("another", write_content, tmp_path):
             pass
