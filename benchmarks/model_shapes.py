@@ -82,13 +82,8 @@ SHAPES = {
 
 def write_base(folder: Path, shapes: Shapes) -> None:
     """A model folder with shards of at most one gigabyte."""
-    from neuron_ops.weights.safetensors_io import (
-        INDEX_NAME,
-        SafetensorsWriter,
-        TensorSpec,
-        encode_index,
-        split_into_shards,
-    )
+    from neuron_ops.weights.safetensors_io import INDEX_NAME, TensorSpec
+    from neuron_ops.weights.safetensors_writer import SafetensorsWriter, encode_index, split_into_shards
 
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(shapes.config(), indent=2))
@@ -117,7 +112,8 @@ def write_adapter(folder: Path, shapes: Shapes, targets: Sequence[str], rank: in
     """A PEFT adapter in fp32."""
     import numpy as np
 
-    from neuron_ops.weights.safetensors_io import SafetensorsWriter, TensorSpec, in_file_order
+    from neuron_ops.weights.safetensors_io import TensorSpec
+    from neuron_ops.weights.safetensors_writer import SafetensorsWriter, in_file_order
 
     folder.mkdir(parents=True)
     config = {"peft_type": "LORA", "r": rank, "lora_alpha": 2 * rank, "target_modules": list(targets)}

@@ -28,17 +28,13 @@ from neuron_ops.weights.lora import (
 from neuron_ops.weights.neuron_checkpoint import NeuronCheckpoint, check_replicas, read_neuron_checkpoint
 from neuron_ops.weights.neuron_layout import Assembly
 from neuron_ops.weights.piece_writer import PieceWriter
-from neuron_ops.weights.safetensors_io import (
-    INDEX_NAME,
+from neuron_ops.weights.safetensors_io import INDEX_NAME, TensorEntry, TensorSpec, parse_safetensors, read_model_folder
+from neuron_ops.weights.safetensors_writer import (
     SafetensorsWriter,
-    TensorEntry,
-    TensorSpec,
     encode_header,
     encode_index,
     file_bytes,
     in_file_order,
-    parse_safetensors,
-    read_model_folder,
     split_into_shards,
 )
 

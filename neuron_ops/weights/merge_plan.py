@@ -18,13 +18,8 @@ from neuron_ops.weights.lora_targets import (
     tied_head,
 )
 from neuron_ops.weights.rounding import WORD, narrow, widen
-from neuron_ops.weights.safetensors_io import (
-    ModelFolder,
-    SafetensorsFile,
-    TensorEntry,
-    TensorSpec,
-    encode_header,
-)
+from neuron_ops.weights.safetensors_io import ModelFolder, SafetensorsFile, TensorEntry, TensorSpec
+from neuron_ops.weights.safetensors_writer import encode_header
 
 HEAD = "lm_head.weight"
 _COMPARE_ROWS_BYTES = 1 << 20

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from neuron_ops.weights.byte_ranges import STREAM_BYTES, OpenFile
 from neuron_ops.weights.neuron_layout import Assembly
-from neuron_ops.weights.safetensors_io import SafetensorsWriter
+from neuron_ops.weights.safetensors_writer import SafetensorsWriter
 from neuron_ops.weights.torch_zip import StoredTensor
 
 

@@ -24,7 +24,8 @@ from neuron_ops.store.artifacts import Address, Artifact, ArtifactStore, Scalar
 from neuron_ops.store.files import open_files
 from neuron_ops.store.raw_datasets import RawDatasets
 from neuron_ops.store.s3_files import S3Files
-from neuron_ops.weights.safetensors_io import SafetensorsWriter, TensorSpec, in_file_order
+from neuron_ops.weights.safetensors_io import TensorSpec
+from neuron_ops.weights.safetensors_writer import SafetensorsWriter, in_file_order
 from tests.neuron_ops.conftest import publish_files
 
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "neuron_checkpoints"

@@ -10,16 +10,8 @@ from safetensors.numpy import load_file, save_file
 from neuron_ops.errors import CorruptArtifact, InvalidInput, MissingArtifact
 from neuron_ops.weights.byte_ranges import OpenFile, copy_range, create_file, file_digest, new_digest, share_blocks
 from neuron_ops.weights.rounding import narrow, widen
-from neuron_ops.weights.safetensors_io import (
-    INDEX_NAME,
-    SafetensorsWriter,
-    TensorSpec,
-    encode_index,
-    in_file_order,
-    read_model_folder,
-    read_safetensors,
-    split_into_shards,
-)
+from neuron_ops.weights.safetensors_io import INDEX_NAME, TensorSpec, read_model_folder, read_safetensors
+from neuron_ops.weights.safetensors_writer import SafetensorsWriter, encode_index, in_file_order, split_into_shards
 
 TENSORS = {
     "layer.10.weight": np.arange(12, dtype=np.float32).reshape(3, 4),
