@@ -25,7 +25,6 @@ class Here:
         return f"it is called {self.field}" + (f": {self.difference}" if self.difference else "")
 
 
-EPOCHS = "it counts optimizer steps, and `fine-tune plan` says how many epochs they are"
 SAME_LENGTH = "every sequence has exactly this length"
 PER_RANK = "it counts per data-parallel rank, and tensor-parallel devices share one"
 ONE_DTYPE = "one of float32 and bfloat16"
@@ -57,7 +56,6 @@ TRANSFORMERS = {
     "bf16": Here("graph.dtype", ONE_DTYPE),
     "fp16": Here("graph.dtype", ONE_DTYPE),
     "torch_dtype": Here("graph.dtype", ONE_DTYPE),
-    "num_train_epochs": Here("training.max_steps", EPOCHS),
     "warmup_ratio": Here("training.warmup_steps", "it counts optimizer steps"),
     "lr": Here("training.learning_rate"),
     "data_seed": Here("training.seed", "one seed is for initialization, dropout and data order"),
@@ -99,7 +97,7 @@ AXOLOTL = {
     "flash_attention": Here("graph.attn_implementation", ATTENTION),
     "xformers_attention": Here("graph.attn_implementation", ATTENTION),
     "lora_target_linear": Here("graph.lora.target_modules", "name each of the layers"),
-    "num_epochs": Here("training.max_steps", EPOCHS),
+    "num_epochs": Here("training.num_train_epochs"),
     "lr_scheduler": Here("training.lr_scheduler_type"),
     "evals_per_epoch": Here("training.eval_steps", "the optimizer steps between two"),
     "saves_per_epoch": Here("training.save_steps", "the optimizer steps between two"),

@@ -136,7 +136,7 @@ def test_it_trains_and_publishes_checkpoints(recipe: Recipe, tmp_path: Path) -> 
 
     losses = history_of(artifact).evaluations()
     assert losses[6] < losses[0]
-    assert artifact.manifest.reads["recipe"]["layout"]["backend"] == "toy"
+    assert artifact.manifest.reads["derived"]["layout.backend"] == "toy"
     assert set(checkpoints_of(lineage)) == {"step-000004", "step-000006"}
     names = {file.name for file in checkpoints_of(lineage)["step-000006"].manifest.files}
     assert "adapter/adapter_model.safetensors" in names
