@@ -12,6 +12,7 @@ from typing import Any
 
 from fine_tune_assets.kubernetes.resources import booking, node_selector
 from neuron_ops.backends import find_backend
+from neuron_ops.launch.grace import POD_SECONDS
 from neuron_ops.launch.outcome import ERROR_FILE
 from neuron_ops.recipe.schema import HardwareSection
 
@@ -157,7 +158,7 @@ def _template(training: Training, node: str, meeting: str, container: str) -> Ob
     spec = {
         **copied,
         "restartPolicy": "Never",
-        "terminationGracePeriodSeconds": 60,  # more than neuron_ops.launch.torchrun gives its ranks
+        "terminationGracePeriodSeconds": POD_SECONDS,
         "automountServiceAccountToken": False,  # only the launching pod talks to the API
         "tolerations": [*(own.get("tolerations") or []), *_tolerations(training.hardware)],
         "volumes": volumes,

@@ -11,6 +11,7 @@ from fine_tune_assets.kubernetes.resources import booking, node_selector
 from neuron_ops.backends import accelerator_resources
 from neuron_ops.backends.booking import NOTHING, Booking
 from neuron_ops.errors import InvalidInput
+from neuron_ops.launch.grace import POD_SECONDS
 from neuron_ops.recipe.schema import Recipe
 from neuron_ops.steps.table import Step
 
@@ -18,8 +19,6 @@ QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 SCRATCH = "/scratch"
 # The run launcher's volumes come to step pods too; a name of theirs would make the pod invalid.
 SCRATCH_VOLUME, SHARED_MEMORY_VOLUME = "step-scratch", "step-shared-memory"
-# A step has 20 seconds to end its processes (neuron_ops/launch/process.py); then Dagster writes down what became of it.
-GRACE_SECONDS = 60
 
 # What Pod Security "restricted" demands.
 POD_SECURITY = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
@@ -114,7 +113,7 @@ def _pod_spec(settings: PodSettings, books: Booking, user: int | None) -> Config
         "volumes": _volumes(settings),
         "nodeSelector": {**(settings.node_selector or {}), **node_selector(books)},
         "tolerations": [*tolerations, *([{"key": books.taint, "operator": "Exists"}] if books.taint else [])],
-        "terminationGracePeriodSeconds": GRACE_SECONDS,
+        "terminationGracePeriodSeconds": POD_SECONDS,
         "serviceAccountName": settings.service_account,
         "priorityClassName": settings.priority_class,
     }

@@ -7,10 +7,10 @@ and hold the accelerator.
 """
 
 RANKS_SECONDS = 30.0
-"""torchrun gives its ranks this long (`torch.distributed.elastic`, `PContext.close`); it is not ours to change."""
+"""torchrun gives its ranks this long by default; older releases cannot be told otherwise."""
 NODE_GROUPS_SECONDS = 40.0
 """For torchrun to end, once the program that started the node groups was told to end."""
 STEP_SECONDS = 45.0
 """For a step's program to end, once the process that launched it was interrupted."""
 POD_SECONDS = 60
-"""terminationGracePeriodSeconds of every pod that runs a step."""
+"""terminationGracePeriodSeconds of every pod that runs a step, or one node of it."""

@@ -6,6 +6,7 @@ import kubernetes_validate
 import pytest
 
 from fine_tune_assets.kubernetes.multi_node_manifests import Object, Training, manifests
+from neuron_ops.launch.grace import POD_SECONDS
 from neuron_ops.recipe.schema import HardwareSection
 
 TRN1 = HardwareSection(backend="neuron", instance_type="trn1.32xlarge", tensor_parallel_size=8, nodes=4)
@@ -173,6 +174,10 @@ def test_the_error_of_a_rank_becomes_the_pods_termination_message() -> None:
     container = pod_of(TRN1)["containers"][0]
 
     assert container["env"][-1] == {"name": "FINE_TUNE_ERROR_FILE", "value": container["terminationMessagePath"]}
+
+
+def test_a_pod_has_as_long_to_end_as_its_processes_need() -> None:
+    assert pod_of(CPU)["terminationGracePeriodSeconds"] == POD_SECONDS
 
 
 def test_a_queue_of_the_launcher_holds_the_job_too() -> None:

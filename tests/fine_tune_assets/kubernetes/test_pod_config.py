@@ -10,6 +10,7 @@ from fine_tune_assets.kubernetes.pod_config import pod_config, refuse_accelerato
 from fine_tune_assets.kubernetes.pods import Pods
 from neuron_ops.backends import accelerator_resources
 from neuron_ops.errors import InvalidInput
+from neuron_ops.launch.grace import POD_SECONDS
 from neuron_ops.recipe.file import load_recipe
 from neuron_ops.recipe.schema import Recipe
 from neuron_ops.steps.table import BY_ARTIFACT, STEPS
@@ -176,6 +177,10 @@ def test_every_pod_is_one_that_pod_security_restricted_admits(step: Any) -> None
         "allowPrivilegeEscalation": False,
         "capabilities": {"drop": ["ALL"]},
     }
+
+
+def test_a_pod_has_as_long_to_end_as_its_processes_need() -> None:
+    assert pod_config(TRAIN, _recipe(), PODS)["pod_spec_config"]["terminationGracePeriodSeconds"] == POD_SECONDS
 
 
 def test_a_pod_gets_a_token_for_the_api_only_where_its_process_needs_one() -> None:

@@ -32,7 +32,7 @@ from neuron_ops.launch import process
 def interrupt(number, frame):
     raise SystemExit(128 + number)
 
-process.GRACE_SECONDS = float(sys.argv[1])
+process.STEP_SECONDS = float(sys.argv[1])
 signal.signal(signal.SIGTERM, interrupt)
 sys.exit(process.execute(sys.argv[2:], {}) % 256)
 """
