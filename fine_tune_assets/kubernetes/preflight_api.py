@@ -5,7 +5,7 @@ from pathlib import Path
 
 from kubernetes import client, config
 
-from fine_tune_assets.kubernetes.multi_node import NAMESPACE_FILE
+from fine_tune_assets.kubernetes.multi_node.launcher import NAMESPACE_FILE
 from fine_tune_assets.kubernetes.requests import JSON, Forbidden, NotFound, Object, request
 from neuron_ops.errors import InvalidInput
 

@@ -1,7 +1,7 @@
 """How this package asks Kubernetes, and what a refusal means to a person: here and nowhere else.
 
 Objects are plain JSON: the client's own models cost more CPU than the request. Which questions there are belongs to
-cluster.py (a run's pods), multi_node_api.py (a training's nodes) and preflight_api.py (before a run).
+cluster.py (a run's pods), multi_node/api.py (a training's nodes) and preflight_api.py (before a run).
 """
 
 import http

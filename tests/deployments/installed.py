@@ -7,7 +7,7 @@ from dagster_k8s.container_context import K8sContainerContext
 from dagster_k8s.job import DagsterK8sJobConfig, UserDefinedDagsterK8sConfig, construct_dagster_k8s_job
 from kubernetes.client import ApiClient, Configuration
 
-from fine_tune_assets.kubernetes.multi_node_manifests import Training, manifests
+from fine_tune_assets.kubernetes.multi_node.manifests import Training, manifests
 from fine_tune_assets.kubernetes.pod_config import pod_config
 from fine_tune_assets.kubernetes.pods import Pods, load_pods
 from neuron_ops.recipe.file import load_recipe

@@ -11,7 +11,7 @@ import dagster_k8s.launcher
 import pytest
 
 import fine_tune_assets.kubernetes.cluster
-from fine_tune_assets.kubernetes.multi_node_manifests import Training, manifests
+from fine_tune_assets.kubernetes.multi_node.manifests import Training, manifests
 from fine_tune_assets.kubernetes.preflight import NEEDED
 from neuron_ops.recipe.schema import HardwareSection
 from tests.deployments.conftest import Objects, find, of_kind

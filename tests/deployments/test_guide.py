@@ -74,7 +74,7 @@ def test_every_path_in_the_guides_exists() -> None:
 def test_what_the_run_s_log_is_said_to_say_is_what_the_code_says() -> None:
     table = GUIDE[GUIDE.index("| The run's log says") : GUIDE.index("The same with kubectl")]
     firsts = [row.split(" | ")[0] for row in table.splitlines()[2:] if row.startswith("| `")]
-    speakers = [*(ROOT / "fine_tune_assets" / "kubernetes").glob("*.py"), ROOT / "neuron_ops" / "launch" / "oom.py"]
+    speakers = [*(ROOT / "fine_tune_assets" / "kubernetes").rglob("*.py"), ROOT / "neuron_ops" / "launch" / "oom.py"]
     sources = "".join(path.read_text() for path in speakers)
 
     phrases = [phrase for first in firsts for phrase in re.findall(r"`([a-z][^`]*)`", first)]

@@ -5,7 +5,7 @@ from typing import Any
 import kubernetes_validate
 import pytest
 
-from fine_tune_assets.kubernetes.multi_node_manifests import Object, Training, manifests
+from fine_tune_assets.kubernetes.multi_node.manifests import Object, Training, manifests
 from neuron_ops.launch.grace import POD_SECONDS
 from neuron_ops.recipe.schema import HardwareSection
 

@@ -1,7 +1,7 @@
 """A step on several nodes of a cluster, from the pod of the step: create its pods, follow them, end them together.
 
 That is a training, or the warm-up by which `compile` makes its graphs. What the pods are belongs to
-multi_node_manifests, what they say about themselves to multi_node_pods. Starting again from the last checkpoint belongs
+manifests.py, what they say about themselves to pods.py. Starting again from the last checkpoint belongs
 to launching, the same for pods and local processes.
 """
 
@@ -15,10 +15,10 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from fine_tune_assets.kubernetes.multi_node_api import Api
-from fine_tune_assets.kubernetes.multi_node_logs import Logs
-from fine_tune_assets.kubernetes.multi_node_manifests import Object, Training, manifests
-from fine_tune_assets.kubernetes.multi_node_pods import (
+from fine_tune_assets.kubernetes.multi_node.api import Api
+from fine_tune_assets.kubernetes.multi_node.logs import Logs
+from fine_tune_assets.kubernetes.multi_node.manifests import Object, Training, manifests
+from fine_tune_assets.kubernetes.multi_node.pods import (
     Failure,
     failure,
     first,

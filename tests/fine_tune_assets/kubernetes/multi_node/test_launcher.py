@@ -16,9 +16,9 @@ import pytest
 from dagster import AssetsDefinition, AssetSelection, ExecuteInProcessResult, materialize
 
 from fine_tune_assets.assets import build_assets
-from fine_tune_assets.kubernetes.multi_node import Patience, PodTraining, open_training
-from fine_tune_assets.kubernetes.multi_node_api import Api
-from fine_tune_assets.kubernetes.multi_node_manifests import ZONE, Training, manifests
+from fine_tune_assets.kubernetes.multi_node.api import Api
+from fine_tune_assets.kubernetes.multi_node.launcher import Patience, PodTraining, open_training
+from fine_tune_assets.kubernetes.multi_node.manifests import ZONE, Training, manifests
 from fine_tune_assets.resources import fine_tuning
 from neuron_ops.errors import InvalidInput, OpsError, Unavailable
 from neuron_ops.launch.outcome import ExitResult

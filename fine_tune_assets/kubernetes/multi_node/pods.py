@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fine_tune_assets.kubernetes.diagnosis import OWN_FAULT
-from fine_tune_assets.kubernetes.multi_node_manifests import Object
+from fine_tune_assets.kubernetes.multi_node.manifests import Object
 from neuron_ops.errors import OpsError
 from neuron_ops.launch.outcome import parse_error
 

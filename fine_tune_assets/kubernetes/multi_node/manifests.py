@@ -2,7 +2,7 @@
 
 The pods are made after the pod that launches them: image, service account, volumes, environment and tolerations are
 there already and are said nowhere else. Only what they book comes from the recipe's hardware. The launching pod itself
-just waits, so it books no accelerator. Creating and watching belong to multi_node. Not run on Trainium.
+just waits, so it books no accelerator. Creating and watching belong to launcher.py. Not run on Trainium.
 """
 
 import sys

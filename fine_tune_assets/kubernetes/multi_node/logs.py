@@ -5,9 +5,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from fine_tune_assets.kubernetes.multi_node_api import Api
-from fine_tune_assets.kubernetes.multi_node_manifests import Object
-from fine_tune_assets.kubernetes.multi_node_pods import has_started, node_of, phase
+from fine_tune_assets.kubernetes.multi_node.api import Api
+from fine_tune_assets.kubernetes.multi_node.manifests import Object
+from fine_tune_assets.kubernetes.multi_node.pods import has_started, node_of, phase
 from neuron_ops.errors import OpsError
 
 DRAIN_SECONDS = 15.0

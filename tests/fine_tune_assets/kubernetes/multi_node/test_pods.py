@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from fine_tune_assets.kubernetes.multi_node_pods import failure, first
+from fine_tune_assets.kubernetes.multi_node.pods import failure, first
 
 Object = dict[str, Any]
 
