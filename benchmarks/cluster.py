@@ -25,12 +25,12 @@ sys.path.insert(0, str(ROOT))
 # The commands that are measured, and the pods, import the same checkout.
 os.environ["PYTHONPATH"] = str(ROOT)
 
-from kubernetes.client import ApiClient, BatchV1Api, CoreV1Api  # noqa: E402
+from kubernetes.client import ApiClient  # noqa: E402
 from moto.server import ThreadedMotoServer  # noqa: E402
 
-from fine_tune_assets.kubernetes.cluster import Cluster as OurCluster  # noqa: E402
+from fine_tune_assets.kubernetes.client import Client  # noqa: E402
 from fine_tune_assets.kubernetes.observer import Observer  # noqa: E402
-from fine_tune_assets.kubernetes.watch import Patience  # noqa: E402
+from fine_tune_assets.kubernetes.watch import Limits  # noqa: E402
 from tests.cluster import postgres  # noqa: E402
 from tests.cluster.cluster import Cluster  # noqa: E402
 from tests.cluster.deployment import CHECKOUT, Deployment  # noqa: E402
@@ -86,8 +86,8 @@ def watch_many(folder: Path, count: int) -> None:
             for step in range(NUM_STEPS):
                 cluster.create(JOBS, _suspended(f"run-{run}-step-{step}", f"run-{run}"))
         api = ApiClient(cluster.api.api_client.configuration)
-        ours = OurCluster(BatchV1Api(api), CoreV1Api(api), cluster.namespace)
-        watched = [Observer(ours, f"run-{run}", Patience(1800, 10), 0.1) for run in range(count)]
+        client = Client(api, cluster.namespace)
+        watched = [Observer(client, f"run-{run}", Limits(1800, 10, 0.1)) for run in range(count)]
         _look(watched)
         assert cluster.server is not None
         before, used = len(cluster.server.requests), time.thread_time()

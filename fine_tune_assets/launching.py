@@ -131,7 +131,7 @@ def _in_processes(context: AssetExecutionContext, step: Step, lineage: Lineage) 
 
 def _in_pods(context: AssetExecutionContext, step: Step, lineage: Lineage, attempt: int) -> ExitResult:
     """In pods of their own, one for each node; this process only waits, so its pod needs no accelerator."""
-    from fine_tune_assets.kubernetes.multi_node.launcher import open_training  # imports the Kubernetes client
+    from fine_tune_assets.kubernetes.multi_node.own_pod import open_training  # imports the Kubernetes client
 
     name = f"{context.run.run_id[:8]}-{context.op_execution_context.retry_number}-{attempt}"
     return open_training(step, lineage, name, context.log.info).run()

@@ -1,19 +1,21 @@
-"""What a Job and its pods say about a step: it runs, it waits for something, or it has ended, in a sentence.
+"""What one pod's status says, in a sentence: it runs, it waits for something, or it has ended.
 
-Pure functions on the JSON of Kubernetes objects. For how long a wait is borne belongs to watch.py, asking the cluster
-to cluster.py.
+The same event is the same sentence whether the pod is a step's or a node's of a training; `who` is how its subject is
+called. Pure functions on the JSON of Kubernetes objects. What a step's Job adds belongs to job_diagnosis.py; timeouts
+belong to watch.py, asking the cluster to client.py.
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from fine_tune_assets.kubernetes.pod_config import QUEUE_LABEL
+from neuron_ops.errors import OpsError
+from neuron_ops.launch.outcome import parse_error
 
 Object = Mapping[str, Any]  # Any: the JSON of a Kubernetes object
 
-# The kubelet repeats these for ever; they mend only if somebody changes something.
+# The kubelet repeats these for ever; they pass only if somebody changes something.
 STUCK_REASONS = frozenset(
     {
         "CrashLoopBackOff",
@@ -33,13 +35,18 @@ PASSING = re.compile(
 )
 # The kubelet's words for a pod that used more disk than it was given, as against a node that ran out.
 OWN_FAULT = re.compile(r"exceed(s|ed) (the total limit|its local ephemeral storage limit|the limit)")
+SIGNALS = {137: "SIGKILL", 143: "SIGTERM"}
+"""Exit codes of programs that were ended from outside, as a kubelet does it, and by what."""
+LAST_LINES = 12
+DISRUPTED = "DisruptionTarget"
 
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """The step's container runs."""
+    """The container runs."""
 
     pod: str
+    """The pod, as sentences call it."""
     node: str
     silent: bool = False
     """Whether its node has stopped reporting, so that nobody knows."""
@@ -47,13 +54,13 @@ class Running:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """No container of the step runs, but one may."""
+    """No container runs, but one may."""
 
     why: str
     stuck: bool = False
     """Whether waiting longer is unlikely to help."""
     held: bool = False
-    """Whether a queue holds the Job back on purpose; no patience runs out meanwhile."""
+    """Whether a queue holds it back on purpose; no timeout runs meanwhile."""
     lost: bool = False
     """Whether the pod that there was is not coming back; another one may fare better."""
     events_of: str | None = None
@@ -62,47 +69,118 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """The Job has ended; the step's own report may still be on its way."""
+    """It has ended; a step's own report may still be on its way."""
 
     why: str
     retry: bool = True
     pod: str | None = None
-    """The pod whose last lines of log tell more."""
+    """Name of the pod whose last lines of log tell more."""
+    error: OpsError | None = None
+    """What its program reported, where it could."""
+    exit_code: int | None = None
+    """Of a program that just ended, and said no more than that; then the reason may well be another pod."""
+    disrupted: bool = False
+    """Whether its machine was reclaimed, drained or lost; not if it was evicted for what it did itself."""
+    deleted: bool = False
+    """Whether somebody deleted it."""
 
 
 State = Running | Waiting | Ended
 
 
-def diagnose(job: Object | None, pods: Sequence[Object]) -> State:
-    """The state of one step; `pods` are the pods of its Job."""
-    pods = sorted(pods, key=lambda pod: str(pod["metadata"].get("creationTimestamp", "")))
-    for pod in pods:
-        if (overfull := _overfull(pod)) is not None:
-            return overfull
-    if (runs := running(pods)) is not None:
-        return runs
-    if job is None:
-        return Ended(f"its Kubernetes Job is gone{_last_words(pods)}")
-    if (condition := _condition(job, "Complete")) is not None:
-        return Ended("its pod ended with exit code 0 but reported no result", pod=_name(pods[-1]) if pods else None)
-    if (condition := _condition(job, "Failed")) is not None:
-        return _failed(job, condition, pods)
-    if job["spec"].get("suspend"):
-        queue = (job["metadata"].get("labels") or {}).get(QUEUE_LABEL)
-        return Waiting(f"its Job is suspended{f', waiting in queue {queue}' if queue else ''}", held=True)
-    return _waiting(job, pods)
+def named(pod: Object) -> str:
+    """How a sentence calls a step's pod."""
+    return f"pod {pod['metadata']['name']}"
 
 
-def running(pods: Sequence[Object]) -> Running | None:
-    """The step's running pod; it alone tells that all is well."""
-    for pod in pods:
-        states = [status.get("state") or {} for status in pod["status"].get("containerStatuses") or []]
-        if not pod["metadata"].get("deletionTimestamp") and any("running" in state for state in states):
-            return Running(_name(pod), _node(pod), _silent(pod))
-    return None
+def running(pod: Object, who: str) -> Running | None:
+    """The pod, if its container runs and nobody is ending it."""
+    states = [status.get("state") or {} for status in pod["status"].get("containerStatuses") or []]
+    if pod["metadata"].get("deletionTimestamp") or not any("running" in state for state in states):
+        return None
+    # Only the node controller takes Ready from a pod whose containers were ready: its node stopped reporting.
+    silent = condition(pod, "Ready", status="False") is not None and condition(pod, "ContainersReady") is not None
+    return Running(who, node_of(pod), silent)
 
 
-def because(state: Waiting, warnings: Sequence[str]) -> Waiting:
+def waiting(pod: Object, who: str) -> Waiting:
+    """Why a pod that has not ended does not run."""
+    if pod["metadata"].get("deletionTimestamp"):
+        taken = disruption(pod)
+        return Waiting(f"{who} is being ended{f' ({taken})' if taken else ''}", lost=True)
+    if gates := pod["spec"].get("schedulingGates"):
+        return Waiting(f"{who} is held back by {gates[0]['name']}", held=True)
+    scheduled = condition(pod, "PodScheduled", status="False")
+    if scheduled is not None:
+        return Waiting(f"{who} cannot be scheduled: {scheduled.get('message') or scheduled.get('reason')}")
+    for status in _container_statuses(pod):
+        waits = (status.get("state") or {}).get("waiting") or {}
+        if waits.get("reason") not in (None, "ContainerCreating", "PodInitializing"):
+            message = waits.get("message") or ""
+            stuck = waits["reason"] in STUCK_REASONS and not PASSING.search(message)
+            said = f"{waits['reason']} of {_what(status)}{f': {message}' if message else ''}"
+            return Waiting(f"{who} cannot start: {said}", stuck=stuck)
+    on = f" on node {node_of(pod)}" if pod["spec"].get("nodeName") else ""
+    return Waiting(f"{who} is starting{on}", events_of=pod["metadata"]["uid"])
+
+
+def ended(pod: Object, who: str) -> Ended:
+    """How a pod ended that did not succeed."""
+    if (overfull := evicted_by_itself(pod, who)) is not None:
+        return overfull
+    exits = [(status, (status.get("state") or {}).get("terminated") or {}) for status in _container_statuses(pod)]
+    for status, exit_ in exits:
+        if exit_.get("reason") == "OOMKilled":
+            return _without_memory(pod, who, status)
+    if (taken := disruption(pod)) is not None:
+        return Ended(f"{who} was taken from node {node_of(pod)} ({taken})", disrupted=True)
+    for status, exit_ in exits:
+        if exit_.get("exitCode"):
+            return _exited(pod, who, status, exit_)
+    words = ": ".join(str(pod["status"][key]) for key in ("reason", "message") if pod["status"].get(key))
+    deleted = bool(pod["metadata"].get("deletionTimestamp"))
+    how = "was deleted" if deleted else "failed"
+    return Ended(f"{who} {how}{f' ({words})' if words else ''}", deleted=deleted)
+
+
+def _without_memory(pod: Object, who: str, status: Object) -> Ended:
+    name, limit = str(pod["metadata"]["name"]), _memory_limit(pod, status)
+    if limit is None:
+        return Ended(f"{who} used more memory than its node has (OOMKilled)", pod=name)
+    return Ended(f"{who} used more memory than its limit of {limit} (OOMKilled)", pod=name)
+
+
+def _exited(pod: Object, who: str, status: Object, exit_: Object) -> Ended:
+    code, message = int(exit_["exitCode"]), str(exit_.get("message") or "").strip()
+    if (error := parse_error(message)) is not None:
+        return Ended(f"{who} reported: {error}", retry=error.retry, error=error)
+    if pod["metadata"].get("deletionTimestamp") and code in SIGNALS:
+        return Ended(f"{who} was deleted", deleted=True)
+    reason = SIGNALS.get(code) if exit_.get("reason") in (None, "Error") else exit_["reason"]
+    why = f"{who} ended with exit code {code}{f' ({reason})' if reason else ''} in {_what(status)}"
+    if message:
+        return Ended(with_last_lines(why, message), exit_code=code)
+    return Ended(why, exit_code=code, pod=str(pod["metadata"]["name"]))
+
+
+def evicted_by_itself(pod: Object, who: str) -> Ended | None:
+    """A pod that was evicted for what it did itself; a new one would do the same."""
+    message = str(pod["status"].get("message") or "")
+    if pod["status"].get("reason") != "Evicted" or not OWN_FAULT.search(message):
+        return None
+    return Ended(f"{who} was evicted from node {node_of(pod)}: {message.strip().rstrip('.')}")
+
+
+def disruption(pod: Object) -> str | None:
+    """Why the pod was taken from its node; None for one that was not."""
+    found = condition(pod, DISRUPTED)
+    if found is None:
+        return None
+    message = pod["status"].get("message") or found.get("message") or ""
+    return f"{found.get('reason', DISRUPTED)}{f': {message}' if message else ''}"
+
+
+def with_events(state: Waiting, warnings: Sequence[str]) -> Waiting:
     """The state with what the newest warning about its object adds: a volume, a quota, a service account."""
     if not warnings:
         return state
@@ -111,121 +189,31 @@ def because(state: Waiting, warnings: Sequence[str]) -> Waiting:
     return replace(state, why=f"{state.why}: {warnings[-1].strip().rstrip('.')}", stuck=state.stuck or refused)
 
 
-def disruption(pod: Object) -> str | None:
-    """Why the pod was taken from its node; None for one that was not."""
-    condition = _condition(pod, "DisruptionTarget")
-    if condition is None:
-        return None
-    message = pod["status"].get("message") or condition.get("message") or ""
-    return f"{condition.get('reason', 'DisruptionTarget')}{f': {message}' if message else ''}"
+def with_last_lines(why: str, log: str) -> str:
+    """The sentence with the end of a log."""
+    return f"{why}. The last lines of its log:\n" + "\n".join(log.splitlines()[-LAST_LINES:])
 
 
-def job_of(pod: Object) -> str | None:
-    """Name of the Job that a pod belongs to."""
-    labels = pod["metadata"].get("labels") or {}
-    return labels.get("batch.kubernetes.io/job-name") or labels.get("job-name")
-
-
-def _waiting(job: Object, pods: Sequence[Object]) -> Waiting:
-    alive = [pod for pod in pods if pod["status"].get("phase") not in ("Failed", "Succeeded")]
-    if not alive:
-        why = f"its pod was taken away{_last_words(pods)}" if pods else "its Job has no pod yet"
-        return Waiting(why, lost=bool(pods), events_of=job["metadata"]["uid"])
-    pod = alive[-1]
-    if pod["metadata"].get("deletionTimestamp"):
-        return Waiting(f"pod {_name(pod)} is being ended{_last_words([pod])}", lost=True)
-    if (gates := pod["spec"].get("schedulingGates")) is not None and gates:
-        return Waiting(f"pod {_name(pod)} is held back by {gates[0]['name']}", held=True)
-    scheduled = _condition(pod, "PodScheduled", status="False")
-    if scheduled is not None:
-        return Waiting(f"pod {_name(pod)} cannot be scheduled: {scheduled.get('message') or scheduled.get('reason')}")
-    return _starting(pod)
-
-
-def _starting(pod: Object) -> Waiting:
-    for status in _container_statuses(pod):
-        waiting = (status.get("state") or {}).get("waiting")
-        if waiting and waiting.get("reason") not in (None, "ContainerCreating", "PodInitializing"):
-            message = waiting.get("message") or ""
-            stuck = waiting["reason"] in STUCK_REASONS and not PASSING.search(message)
-            return Waiting(f"{waiting['reason']} of {_what(status)}{f': {message}' if message else ''}", stuck=stuck)
-    on = f" on node {_node(pod)}" if pod["spec"].get("nodeName") else ""
-    return Waiting(f"pod {_name(pod)} is starting{on}", events_of=pod["metadata"]["uid"])
-
-
-def _failed(job: Object, condition: Object, pods: Sequence[Object]) -> Ended:
-    if condition.get("reason") == "DeadlineExceeded":
-        seconds = job["spec"].get("activeDeadlineSeconds")
-        return Ended(f"it was not done within its deadline of {seconds} seconds (deadline_minutes)", retry=False)
-    failed = [pod for pod in pods if pod["status"].get("phase") == "Failed"] or pods
-    if not failed:
-        return Ended(f"its pod is gone: {condition.get('message') or condition.get('reason')}")
-    return _death(failed[-1])
-
-
-def _death(pod: Object) -> Ended:
-    """How a pod that had its chance ended."""
-    for status in _container_statuses(pod):
-        ended = (status.get("state") or {}).get("terminated") or {}
-        if ended.get("reason") == "OOMKilled":
-            limit = _memory_limit(pod, status)
-            return Ended(f"its container used more memory than its limit of {limit} (OOMKilled)", pod=_name(pod))
-    if (taken := disruption(pod)) is not None:
-        return Ended(f"pod {_name(pod)} was taken from node {_node(pod)} ({taken})")
-    for status in _container_statuses(pod):
-        ended = (status.get("state") or {}).get("terminated") or {}
-        if ended.get("exitCode"):
-            said = f" ({ended['message'].strip()})" if ended.get("message") else ""
-            reason = "" if ended.get("reason") in (None, "Error") else f", {ended['reason']}"
-            return Ended(f"{_what(status)} ended with exit code {ended['exitCode']}{reason}{said}", pod=_name(pod))
-    words = ": ".join(str(pod["status"][key]) for key in ("reason", "message") if pod["status"].get(key))
-    how = "was deleted" if pod["metadata"].get("deletionTimestamp") else "failed"
-    return Ended(f"pod {_name(pod)} {how}{f' ({words})' if words else ''}")
-
-
-def _overfull(pod: Object) -> Ended | None:
-    """A pod that was evicted for what it did itself; a new one would do the same."""
-    message = str(pod["status"].get("message") or "")
-    if pod["status"].get("reason") != "Evicted" or not OWN_FAULT.search(message):
-        return None
-    return Ended(f"pod {_name(pod)} was evicted from node {_node(pod)}: {message.strip().rstrip('.')}")
-
-
-def _silent(pod: Object) -> bool:
-    # Only the node controller takes Ready from a pod whose containers were ready: its node stopped reporting.
-    ready = _condition(pod, "Ready", status="False") is not None
-    return ready and _condition(pod, "ContainersReady", status="True") is not None
-
-
-def _last_words(pods: Iterable[Object]) -> str:
-    for pod in reversed(list(pods)):
-        if (taken := disruption(pod)) is not None:
-            return f" (pod {_name(pod)} on node {_node(pod)}: {taken})"
-    return ""
-
-
-def _condition(of: Object, kind: str, *, status: str = "True") -> Object | None:
+def condition(of: Object, kind: str, *, status: str = "True") -> Object | None:
+    """A condition of a pod or a Job that has this status."""
     conditions = (of.get("status") or {}).get("conditions") or []
     return next((item for item in conditions if item["type"] == kind and item["status"] == status), None)
+
+
+def node_of(pod: Object) -> str:
+    """The cluster's node that the pod is on."""
+    return str(pod["spec"].get("nodeName") or "none")
 
 
 def _container_statuses(pod: Object) -> list[Object]:
     return [*(pod["status"].get("initContainerStatuses") or []), *(pod["status"].get("containerStatuses") or [])]
 
 
-def _memory_limit(pod: Object, status: Object) -> str:
+def _memory_limit(pod: Object, status: Object) -> str | None:
     containers = [*(pod["spec"].get("initContainers") or []), *pod["spec"]["containers"]]
     limits = (item.get("resources", {}).get("limits") or {} for item in containers if item["name"] == status["name"])
-    return str(next(limits, {}).get("memory", "the node's memory"))
+    return next(limits, {}).get("memory")
 
 
 def _what(status: Object) -> str:
     return f"container {status['name']} (image {status.get('image') or 'unknown'})"
-
-
-def _name(pod: Object) -> str:
-    return str(pod["metadata"]["name"])
-
-
-def _node(pod: Object) -> str:
-    return str(pod["spec"].get("nodeName") or "none")

@@ -1,4 +1,4 @@
-"""The executor of the Kubernetes deployment: dagster_k8s's configuration, and a few fields of patience.
+"""The executor of the Kubernetes deployment: dagster_k8s's configuration, and the limits of watch.py.
 
 The definition imports nothing of Kubernetes: every step's pod loads it and never uses it.
 """
@@ -79,14 +79,12 @@ def _build(init_context: InitExecutorContext, pods: Pods, own: dict[str, Any], c
 
     from fine_tune_assets.kubernetes.run_executor import RunExecutor
     from fine_tune_assets.kubernetes.step_handler import PodStepHandler
-    from fine_tune_assets.kubernetes.watch import Patience
+    from fine_tune_assets.kubernetes.watch import Limits
 
-    checked = _checked(config)
-    instance, interval = init_context.instance, own["check_interval_seconds"]
+    checked, instance = _checked(config), init_context.instance
     handler = PodStepHandler(
         pods,
-        Patience(own["pending_timeout_seconds"], own["max_disruptions"]),
-        interval,
+        Limits(**own),
         _resumes(instance),
         **_stock_arguments(checked, instance.run_launcher, pods.namespace),
         # While a run may be resumed in a new pod, its steps must outlive the old one.
@@ -95,7 +93,7 @@ def _build(init_context: InitExecutorContext, pods: Pods, own: dict[str, Any], c
     return RunExecutor(
         handler,
         retries=RetryMode.from_config(checked["retries"]),
-        check_step_health_interval_seconds=interval,
+        check_step_health_interval_seconds=own["check_interval_seconds"],
         max_concurrent=checked.get("max_concurrent"),
         tag_concurrency_limits=checked.get("tag_concurrency_limits"),
         # Kubernetes starts a disrupted pod again, and that one must not find that its step "was already started".

@@ -5,6 +5,7 @@ cancel while nobody ran the run, would hold its accelerators until its deadline.
 """
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING, cast
 
 from dagster import (
     DagsterInstance,
@@ -17,6 +18,10 @@ from dagster import (
 )
 
 from fine_tune_assets.kubernetes.deployment import check_instance
+from fine_tune_assets.kubernetes.labels import COMPONENT_LABEL, RUN_LABEL
+
+if TYPE_CHECKING:
+    from dagster_k8s import K8sRunLauncher
 
 EVERY_SECONDS = 300
 
@@ -36,15 +41,20 @@ def sweep(instance: DagsterInstance, namespace: str | None, *, dry_run: bool = F
         Unavailable: the cluster does not answer.
     """
     check_instance(instance)
-    from fine_tune_assets.kubernetes.cluster import COMPONENT_LABEL, RUN_LABEL, open_cluster, unfinished
+    from kubernetes.client import ApiClient  # the sensor's own process imports it; who only loads the code does not
 
-    cluster = open_cluster(instance, namespace)
+    from fine_tune_assets.kubernetes.client import Client
+    from fine_tune_assets.kubernetes.job_diagnosis import unfinished
+
+    # Making the launcher has told the client library where the cluster is.
+    launcher = cast("K8sRunLauncher", instance.run_launcher)
+    client = Client(ApiClient(), namespace or launcher.job_namespace)
     # A run's own Job ends by itself, a moment after the run.
-    jobs = cluster.jobs(f"{RUN_LABEL},{COMPONENT_LABEL}!=run_worker")
+    jobs = client.find_all("Job", labels=f"{RUN_LABEL},{COMPONENT_LABEL}!=run_worker")
     run_of = {job["metadata"]["name"]: job["metadata"]["labels"][RUN_LABEL] for job in jobs}
     over = orphans(instance, run_of.values())
     left = [name for name in unfinished(jobs) if run_of[name] in over]
-    return left if dry_run else [name for name in left if cluster.delete_job(name)]
+    return left if dry_run else [name for name in left if client.delete("Job", name)]
 
 
 def janitor(namespace: str | None) -> SensorDefinition:

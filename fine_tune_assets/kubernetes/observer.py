@@ -6,12 +6,26 @@ known here; who acts on a verdict belongs to step_handler.py.
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
 
-from fine_tune_assets.kubernetes.cluster import COMPONENT_LABEL, RUN_LABEL, Cluster, Snapshot, unfinished
-from fine_tune_assets.kubernetes.diagnosis import State, Waiting, because, diagnose, job_of, running
-from fine_tune_assets.kubernetes.requests import Object
-from fine_tune_assets.kubernetes.watch import FINE, Patience, Verdict, Watch
-from neuron_ops.errors import InvalidInput, Unavailable
+from fine_tune_assets.kubernetes.client import Client, until_answered
+from fine_tune_assets.kubernetes.diagnosis import State, Waiting, with_events, with_last_lines
+from fine_tune_assets.kubernetes.job_diagnosis import diagnose, job_of, running_pod, unfinished
+from fine_tune_assets.kubernetes.kinds import Object
+from fine_tune_assets.kubernetes.labels import COMPONENT_LABEL, RUN_LABEL
+from fine_tune_assets.kubernetes.watch import NO_ACTION, Limits, Verdict, Watch
+from neuron_ops.errors import InvalidInput, OpsError, Unavailable
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A run's step pods, and its Jobs once they are needed, as they were at one moment."""
+
+    taken: float
+    """On the observer's clock, before the request."""
+    pods: list[Object]
+    jobs: dict[str, Object] = field(default_factory=dict)
 
 
 class Observer:
@@ -19,16 +33,14 @@ class Observer:
 
     def __init__(
         self,
-        cluster: Cluster,
+        client: Client,
         run_id: str,
-        patience: Patience,
-        interval: float,
+        limits: Limits,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.cluster = cluster
+        self.client = client
         self._selector = f"{RUN_LABEL}={run_id},{COMPONENT_LABEL}=step_worker"
-        self._patience = patience
-        self._interval = interval
+        self._limits = limits
         self._clock = clock
         self._watches: dict[str, Watch] = {}
         self._launched: dict[str, float] = {}
@@ -41,11 +53,11 @@ class Observer:
 
     def verdict(self, job: str) -> Verdict:
         """The verdict on one Job; call it for each of the run's Jobs at each look."""
-        watch = self._watches.setdefault(job, Watch(self._patience))
+        watch = self._watches.setdefault(job, Watch(self._limits))
         try:
             snapshot = self._look()
             if self._launched.get(job, float("-inf")) >= snapshot.taken:
-                return FINE
+                return NO_ACTION
             pods = [pod for pod in snapshot.pods if job_of(pod) == job]
             state = self._state(snapshot, job, pods)
         except (InvalidInput, Unavailable) as error:
@@ -56,35 +68,37 @@ class Observer:
         """The whole story of a failed Job. What may still run of it is deleted: it might start beside the next try."""
         story = str(verdict.failure)
         try:
-            if verdict.pod is not None and (lines := self.cluster.last_lines(verdict.pod)):
-                story += f". The last lines of its log:\n{lines}"
-            if self.has_unfinished(job):
-                self.cluster.delete_job(job)
-        except InvalidInput as error:
-            story += f". {error}"  # a missing permission; the failure matters more
+            if verdict.pod is not None and (lines := until_answered(partial(self.client.last_lines, verdict.pod))):
+                story = with_last_lines(story, lines)
+            if until_answered(partial(self.has_unfinished, job)):
+                until_answered(partial(self.client.delete, "Job", job))
+        except OpsError as error:
+            story += f". {error}"  # a missing permission, or no answer for minutes; the failure matters more
         return story
 
     def has_unfinished(self, job: str) -> bool:
         """Whether the Job is there and may still run a pod."""
-        found = self.cluster.job(job)
+        found = self.client.find("Job", job)
         return found is not None and unfinished([found]) != []
 
     def delete_unfinished(self) -> list[str]:
         """Delete all of the run's Jobs that may still run a pod; their names."""
-        return [name for name in unfinished(self.cluster.jobs(self._selector)) if self.cluster.delete_job(name)]
+        jobs = self.client.find_all("Job", labels=self._selector)
+        return [name for name in unfinished(jobs) if self.client.delete("Job", name)]
 
     def _look(self) -> Snapshot:
         now = self._clock()
-        if self._snapshot is None or now - self._snapshot.taken >= self._interval / 2:
-            self._snapshot = Snapshot(now, self.cluster.pods(self._selector))
+        if self._snapshot is None or now - self._snapshot.taken >= self._limits.check_interval_seconds / 2:
+            self._snapshot = Snapshot(now, self.client.find_all("Pod", labels=self._selector))
         return self._snapshot
 
     def _state(self, snapshot: Snapshot, job: str, pods: list[Object]) -> State:
-        if (runs := running(pods)) is not None:
+        if (runs := running_pod(pods)) is not None:
             return runs
         if not snapshot.jobs:
-            snapshot.jobs.update({item["metadata"]["name"]: item for item in self.cluster.jobs(self._selector)})
+            jobs = self.client.find_all("Job", labels=self._selector)
+            snapshot.jobs.update({item["metadata"]["name"]: item for item in jobs})
         state = diagnose(snapshot.jobs.get(job), pods)
         if isinstance(state, Waiting) and state.events_of is not None:
-            return because(state, self.cluster.warnings(state.events_of))
+            return with_events(state, self.client.warnings(state.events_of))
         return state

@@ -6,6 +6,7 @@ Pure: the same arguments give the same dictionary. Who applies it belongs to ste
 from collections.abc import Mapping
 from typing import Any
 
+from fine_tune_assets.kubernetes.labels import QUEUE_LABEL
 from fine_tune_assets.kubernetes.pods import Pods, PodSettings
 from fine_tune_assets.kubernetes.resources import booking, node_selector
 from neuron_ops.backends import accelerator_resources
@@ -15,7 +16,6 @@ from neuron_ops.launch.grace import POD_SECONDS
 from neuron_ops.recipe.schema import Recipe
 from neuron_ops.steps.table import Step
 
-QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 SCRATCH = "/scratch"
 # The run launcher's volumes come to step pods too; a name of theirs would make the pod invalid.
 SCRATCH_VOLUME, SHARED_MEMORY_VOLUME = "step-scratch", "step-shared-memory"

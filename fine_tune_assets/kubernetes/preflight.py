@@ -9,7 +9,8 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from fine_tune_assets.kubernetes.deployment import check_settings, check_store
-from fine_tune_assets.kubernetes.pod_config import QUEUE_LABEL, SHARED_MEMORY_VOLUME, Config, pod_config
+from fine_tune_assets.kubernetes.labels import QUEUE_LABEL
+from fine_tune_assets.kubernetes.pod_config import SHARED_MEMORY_VOLUME, Config, pod_config
 from fine_tune_assets.kubernetes.pods import load_pods
 from fine_tune_assets.settings import Settings
 from neuron_ops.backends import accelerator_resources, find_backend
@@ -19,9 +20,9 @@ from neuron_ops.recipe.schema import HardwareSection, Recipe
 from neuron_ops.steps.table import STEPS
 
 if TYPE_CHECKING:
-    from fine_tune_assets.kubernetes.preflight_api import Answers
+    from fine_tune_assets.kubernetes.client import Client
 
-# What a run's pod sends (cluster.py, and dagster_k8s when it creates a Job): verb, API group, resource.
+# What a run's pod sends (observer.py, and dagster_k8s when it creates a Job): verb, API group, resource.
 NEEDED = (
     ("create", "batch", "jobs"),
     ("delete", "batch", "jobs"),
@@ -53,25 +54,27 @@ def preflight(settings: Settings, recipe: Recipe) -> list[Problem]:
     found = list(_impossible(configs, recipe.hardware))
     if find_spec("kubernetes") is None:
         return [*found, Problem(False, "The cluster was not asked: install fine-tune-assets[k8s] to have that done.")]
-    from fine_tune_assets.kubernetes.preflight_api import open_answers
+    from fine_tune_assets.kubernetes.api_errors import NoCluster
+    from fine_tune_assets.kubernetes.client import connect
 
-    answers = open_answers(settings.kubeconfig, pods.namespace)
-    if answers is None:
+    try:
+        client = connect(settings.kubeconfig, pods.namespace)
+    except NoCluster:
         return [*found, Problem(False, "No cluster is at hand (KUBECONFIG), so none was asked.")]
-    return [*found, *in_cluster(answers, configs)]
+    return [*found, *in_cluster(client, configs)]
 
 
-def in_cluster(answers: "Answers", configs: Mapping[str, Config]) -> Iterator[Problem]:
+def in_cluster(client: "Client", configs: Mapping[str, Config]) -> Iterator[Problem]:
     """What the pods name and the cluster lacks, each thing once, and what whoever asks may not do."""
-    if answers.is_missing("Namespace", answers.namespace):
+    if client.is_missing("Namespace", client.namespace):
         # Whatever else were asked would be missing too.
-        yield Problem(True, f"Namespace {answers.namespace} is not in the cluster. Apply deployments/kubernetes first.")
+        yield Problem(True, f"Namespace {client.namespace} is not in the cluster. Apply deployments/kubernetes first.")
         return
     for (kind, name), assets in _named(configs).items():
-        missing = answers.is_missing(kind, name)
+        missing = client.is_missing(kind, name)
         if missing:
             pods = f"the pod{'s' * (len(assets) > 1)} of {', '.join(assets)}"
-            where = "the cluster" if kind == "PriorityClass" else f"namespace {answers.namespace}"
+            where = "the cluster" if kind == "PriorityClass" else f"namespace {client.namespace}"
             yield Problem(
                 True,
                 f"{kind} {name} is not in {where}, and {pods} cannot start without it. "
@@ -80,10 +83,10 @@ def in_cluster(answers: "Answers", configs: Mapping[str, Config]) -> Iterator[Pr
         if missing is None:
             yield Problem(False, f"Whether {kind} {name} is there is not known: this account may not look.")
     for verb, group, resource in NEEDED:
-        if not answers.may(verb, group, resource):
+        if not client.may(verb, group, resource):
             yield Problem(
                 True,
-                f"Who asks may not {verb} {resource} in namespace {answers.namespace}, as a run has to. Ask from the "
+                f"Who asks may not {verb} {resource} in namespace {client.namespace}, as a run has to. Ask from the "
                 "daemon's pod, or give this account the Role fine-tune-orchestration (deployments/kubernetes).",
             )
 

@@ -17,13 +17,14 @@ from dagster_k8s.executor import K8sStepHandler
 from dagster_k8s.job import UserDefinedDagsterK8sConfig, get_user_defined_k8s_config
 from dagster_shared.error import SerializableErrorInfo
 
-from fine_tune_assets.kubernetes.cluster import COMPONENT_LABEL, RUN_LABEL, Cluster
+from fine_tune_assets.kubernetes.api_errors import refusal
+from fine_tune_assets.kubernetes.client import Client
 from fine_tune_assets.kubernetes.deployment import check_store
+from fine_tune_assets.kubernetes.labels import COMPONENT_LABEL, RUN_LABEL
 from fine_tune_assets.kubernetes.observer import Observer
 from fine_tune_assets.kubernetes.pod_config import pod_config, refuse_accelerator
 from fine_tune_assets.kubernetes.pods import Pods
-from fine_tune_assets.kubernetes.requests import refusal
-from fine_tune_assets.kubernetes.watch import Patience
+from fine_tune_assets.kubernetes.watch import Limits
 from fine_tune_assets.preflight import require_go
 from fine_tune_assets.resources import FineTuning
 from neuron_ops.errors import MissingArtifact, OpsError
@@ -37,13 +38,12 @@ if TYPE_CHECKING:
 class PodStepHandler(K8sStepHandler):
     """One Job for each try of a step."""
 
-    def __init__(self, pods: Pods, patience: Patience, interval: float, resumes: bool, **stock: Any) -> None:
+    def __init__(self, pods: Pods, limits: Limits, resumes: bool, **stock: Any) -> None:
         # Any: the arguments of dagster_k8s's own handler
         super().__init__(**stock)
         self._resumes = resumes
         self._pods = pods
-        self._patience = patience
-        self._interval = interval
+        self._limits = limits
         self._observers: dict[str, Observer] = {}
         self._refusals: dict[str, OpsError] = {}
         self._failed: set[str] = set()
@@ -56,12 +56,12 @@ class PodStepHandler(K8sStepHandler):
 
     def observer(self, context: StepHandlerContext) -> Observer:
         """The observer of the context's run; a handler sees one run in its life."""
-        lineage = context.dagster_run
-        if lineage.run_id not in self._observers:
-            namespace = str(self._run_context(context).namespace)
-            cluster = Cluster(self._api_client.batch_api, self._api_client.core_api, namespace)
-            self._observers[lineage.run_id] = Observer(cluster, lineage.run_id, self._patience, self._interval)
-        return self._observers[lineage.run_id]
+        run_id = context.dagster_run.run_id
+        if run_id not in self._observers:
+            # The connection of the stock handler, which knows how this instance reaches its cluster.
+            client = Client(self._api_client.core_api.api_client, str(self._run_context(context).namespace))
+            self._observers[run_id] = Observer(client, run_id, self._limits)
+        return self._observers[run_id]
 
     def launch_step(self, step_handler_context: StepHandlerContext) -> Iterator[DagsterEvent]:
         """Create the step's Job. A refusal is this step's failure, not the end of all others."""
@@ -91,7 +91,7 @@ class PodStepHandler(K8sStepHandler):
         """Delete the step's Job with its pods."""
         job = self._get_k8s_step_job_name(step_handler_context)
         self._say(step_handler_context, f"Deletes Kubernetes job {job}.")
-        self.observer(step_handler_context).cluster.delete_job(job)
+        self.observer(step_handler_context).client.delete("Job", job)
         yield from ()
 
     def delete_unfinished(self) -> list[str]:
@@ -101,17 +101,17 @@ class PodStepHandler(K8sStepHandler):
     def _create(self, context: StepHandlerContext, job: str) -> Iterator[DagsterEvent]:
         observer = self.observer(context)
         if self._enable_owner_references and self._run_pod is None:
-            self._run_pod = _run_pod(observer.cluster, context.dagster_run.run_id)
+            self._run_pod = _run_pod(observer.client, context.dagster_run.run_id)
         try:
             yield from super().launch_step(context)
         except (DagsterK8sUnrecoverableAPIError, DagsterK8sAPIRetryLimitExceeded) as error:
             cause = error.k8s_api_exception
             if getattr(cause, "status", None) != 409:
-                raise refusal(cause, f"create job {job} in namespace {observer.cluster.namespace}") from error
+                raise refusal(cause, f"create Job {job} in namespace {observer.client.namespace}") from error
             # A resumed run asks again for a step whose Job is there. One that runs is the one wanted.
             if not observer.has_unfinished(job):
-                observer.cluster.delete_job(job)
-                observer.cluster.wait_until_gone(job)
+                observer.client.delete("Job", job)
+                observer.client.wait_until_gone("Job", job)
                 yield from super().launch_step(context)
 
     def _detect_current_name_and_uid(self) -> tuple[str, str] | None:
@@ -176,8 +176,8 @@ def _is_finished(step: Step, lineage: Lineage) -> bool:
         return False  # the step itself says what to materialize first
 
 
-def _run_pod(cluster: Cluster, run_id: str) -> tuple[str, str] | None:
-    pods = cluster.pods(f"{RUN_LABEL}={run_id},{COMPONENT_LABEL}=run_worker")
+def _run_pod(client: Client, run_id: str) -> tuple[str, str] | None:
+    pods = client.find_all("Pod", labels=f"{RUN_LABEL}={run_id},{COMPONENT_LABEL}=run_worker")
     running = [pod["metadata"] for pod in pods if pod["status"].get("phase") == "Running"]
     return (running[0]["name"], running[0]["uid"]) if running else None
 

@@ -1,25 +1,40 @@
-"""For how long a step's pod may wait, what is worth saying meanwhile, and when it has failed.
+"""How long a pod may wait, what is worth saying meanwhile, and when it has failed: every timeout about pods.
 
-One watch remembers one Job. It is told what was seen and when, and judges; it asks nobody and has no clock of its own.
+One watch remembers one Job of a step, or one node of a training. It is told what was seen and when, and judges; it asks
+nobody and has no clock of its own.
 """
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from fine_tune_assets.kubernetes.diagnosis import Ended, Running, State, Waiting
+from fine_tune_assets.kubernetes.pods import Pods
 
 REPEAT_SECONDS = 300.0
 """After so long an unchanged reason to wait is said again."""
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
-    """The limits, from the executor's configuration."""
+class Limits:
+    """How long is waited for what, in seconds, and how often a machine may be taken away.
+
+    The first three are the team's settings; pods.py says what they mean.
+    """
 
     pending_timeout_seconds: float
     max_disruptions: int
+    check_interval_seconds: float
     stuck_seconds: float = 45.0
-    """Grace for what rarely mends by itself: a secret may be a moment late, a registry may stumble once."""
+    """For what rarely passes by itself: a secret may be a moment late, a registry may stumble once."""
+    settle_seconds: float = 20.0
+    """For more to be said about the failure of a node: the first pod that fails is not always the cause."""
+    gone_seconds: float = 90.0
+    """For the pods of a failed training to be gone: until then they hold the machines that the next attempt needs."""
+
+
+def team_limits(pods: Pods) -> Limits:
+    """The limits by the team's settings."""
+    return Limits(pods.pending_timeout_seconds, pods.max_disruptions, pods.check_interval_seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +51,14 @@ class Verdict:
     """The pod whose last lines of log belong to the failure."""
 
 
-FINE = Verdict()
+NO_ACTION = Verdict()
 
 
 @dataclass(slots=True)
 class Watch:
-    """What one Job did so far."""
+    """What one Job, or one node of a training, did so far."""
 
-    patience: Patience
+    limits: Limits
     _waits_since: float | None = None
     _stuck_since: float | None = None
     _refused_since: float | None = None
@@ -57,8 +72,8 @@ class Watch:
         self._refused_since = None
         self._pods.update(pod_uids)
         disruptions = len(self._pods) - 1  # only a disrupted pod is ever replaced
-        if disruptions > self.patience.max_disruptions:
-            limit = f"more than max_disruptions allows ({self.patience.max_disruptions})"
+        if disruptions > self.limits.max_disruptions:
+            limit = f"more than max_disruptions allows ({self.limits.max_disruptions})"
             return Verdict(failure=f"its pod was taken away {disruptions} times, {limit}", retry=False)
         if isinstance(state, Ended):
             return self._end(state)
@@ -73,7 +88,7 @@ class Watch:
         # read, and nobody asks about a finished step.
         if not self._ended:
             self._ended = True
-            return FINE
+            return NO_ACTION
         return Verdict(failure=state.why, retry=state.retry, pod=state.pod)
 
     def _wait(self, state: Waiting, now: float) -> Verdict:
@@ -86,12 +101,12 @@ class Watch:
             self._stuck_since = None
         elif self._stuck_since is None:
             self._stuck_since = now
-        waited, limit = now - self._waits_since, self.patience.pending_timeout_seconds
+        waited, limit = now - self._waits_since, self.limits.pending_timeout_seconds
         if waited >= limit:
             failure = f"it did not run within {limit:g} seconds (pending_timeout_seconds): {state.why}"
             return Verdict(failure=failure, retry=state.lost)
-        if self._stuck_since is not None and now - self._stuck_since >= self.patience.stuck_seconds:
-            return Verdict(failure=f"its pod cannot start: {state.why}", retry=False)
+        if self._stuck_since is not None and now - self._stuck_since >= self.limits.stuck_seconds:
+            return Verdict(failure=state.why, retry=False)
         return self.news(f"Waits: {state.why}.", now)
 
     def unseen(self, why: str, now: float, *, refused: bool) -> Verdict:
@@ -103,7 +118,7 @@ class Watch:
             self._refused_since = None
         elif self._refused_since is None:
             self._refused_since = now
-        elif now - self._refused_since >= self.patience.stuck_seconds:
+        elif now - self._refused_since >= self.limits.stuck_seconds:
             return Verdict(failure=why, retry=False)
         return self.news(f"Waits to see its pod: {why}", now)
 
@@ -111,13 +126,13 @@ class Watch:
         """What is said, unless it was said already."""
         repeats = text.startswith("Waits") and now - self._said_at >= REPEAT_SECONDS
         if text == self._said and not repeats:
-            return FINE
+            return NO_ACTION
         self._said, self._said_at = text, now
         return Verdict(say=text)
 
 
 def _where(state: Running, disruptions: int) -> str:
     if state.silent:
-        return f"Node {state.node} has stopped reporting; pod {state.pod} may be lost with it."
+        return f"Node {state.node} has stopped reporting; {state.pod} may be lost with it."
     again = f", started again after disruption {disruptions}" if disruptions > 0 else ""
-    return f"Runs in pod {state.pod} on node {state.node}{again}."
+    return f"Runs: {state.pod} on node {state.node}{again}."

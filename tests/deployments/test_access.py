@@ -10,19 +10,39 @@ import dagster_k8s.executor
 import dagster_k8s.launcher
 import pytest
 
-import fine_tune_assets.kubernetes.cluster
+from fine_tune_assets.kubernetes import janitor, observer, step_handler
 from fine_tune_assets.kubernetes.multi_node.manifests import Training, manifests
 from fine_tune_assets.kubernetes.preflight import NEEDED
 from neuron_ops.recipe.schema import HardwareSection
 from tests.deployments.conftest import Objects, find, of_kind
 
 Render = Callable[[str], Objects]
+ORCHESTRATION = (observer, janitor, step_handler)
 
 
-def _sent_by(*modules: Any) -> set[tuple[str, str]]:
-    """(verb, resource) of each method of the Kubernetes client that these modules name."""
+VERBS = {"find": "get", "find_all": "list", "delete": "delete", "create": "create"}
+"""What our client's methods send; its own tests say so."""
+WITHOUT_KIND = {"warnings": ("list", "events"), "last_lines": ("get", "pods/log")}
+
+
+def _sent_by_us(*modules: Any) -> set[tuple[str, str]]:
+    """(verb, resource) of each method of our client that these modules call."""
+    source = "".join(inspect.getsource(module) for module in modules)
+    calls = re.findall(r"\b(?:client\.(\w+)\(|partial\(self\.client\.(\w+), )(?:\"(\w+)\")?", source)
+    sent = set()
+    for called, deferred, kind in calls:
+        method = called or deferred
+        if method in WITHOUT_KIND:
+            sent.add(WITHOUT_KIND[method])
+        elif method != "wait_until_gone":  # finds
+            sent.add((VERBS[method], f"{kind.lower()}s"))
+    return sent
+
+
+def _sent_by_dagster(*modules: Any) -> set[tuple[str, str]]:
+    """(verb, resource) of each method of the Kubernetes client library that these modules name."""
     calls = re.findall(
-        r"(?:api|\bbatch|\bcore)\.(create|read|list|delete)_namespaced_(\w+?)(?:_with_retries)?\b",
+        r"api\.(create|read|list|delete)_namespaced_(\w+?)(?:_with_retries)?\b",
         "".join(inspect.getsource(module) for module in modules),
     )
     names = {"job": "jobs", "pod": "pods", "event": "events", "job_status": "jobs/status", "pod_log": "pods/log"}
@@ -34,8 +54,8 @@ def _granted(role: dict[str, Any]) -> set[tuple[str, str]]:
 
 
 def test_dagster_may_do_what_it_and_our_code_send_and_no_more(render: Render) -> None:
-    ours = _sent_by(fine_tune_assets.kubernetes.cluster)
-    dagsters = _sent_by(dagster_k8s.client, dagster_k8s.executor, dagster_k8s.launcher)
+    ours = _sent_by_us(*ORCHESTRATION)
+    dagsters = _sent_by_dagster(dagster_k8s.client, dagster_k8s.executor, dagster_k8s.launcher)
 
     assert _granted(find(render("minimal"), "Role", "fine-tune-orchestration")) == ours | dagsters
     assert ours == {("get", "jobs"), ("list", "jobs"), ("delete", "jobs")} | {
@@ -52,9 +72,7 @@ def test_a_plan_asks_for_the_permissions_of_a_run(render: Render) -> None:
     }
 
     assert set(NEEDED) <= granted
-    assert _sent_by(fine_tune_assets.kubernetes.cluster) | {("create", "jobs")} == {
-        (verb, name) for verb, _, name in NEEDED
-    }
+    assert _sent_by_us(*ORCHESTRATION) | {("create", "jobs")} == {(verb, name) for verb, _, name in NEEDED}
 
 
 def _made_by_a_training(kind: str) -> list[dict[str, Any]]:
@@ -70,8 +88,8 @@ def test_the_training_step_may_make_and_follow_its_nodes_and_no_more(render: Ren
     ways = [_made_by_a_training(kind) for kind in ("indexed_job", "pytorch_job")]
     made = {f"{item['kind'].lower()}s" for way in ways for item in way}
     followed = {f"{way[-1]['kind'].lower()}s" for way in ways}
-    # Its own pod, those of the nodes, and their logs.
-    looked_at = {("get", "pods"), ("list", "pods"), ("get", "pods/log")}
+    # Its own pod, those of the nodes, their logs and what is warned about them.
+    looked_at = {("get", "pods"), ("list", "pods"), ("get", "pods/log"), ("list", "events")}
 
     granted = _granted(find(render("minimal"), "Role", "fine-tune-training"))
 

@@ -12,7 +12,8 @@ import pytest
 import yaml
 
 from fine_tune_assets.kubernetes.deployment import check_store
-from fine_tune_assets.kubernetes.pod_config import QUEUE_LABEL, pod_config
+from fine_tune_assets.kubernetes.labels import QUEUE_LABEL
+from fine_tune_assets.kubernetes.pod_config import pod_config
 from fine_tune_assets.kubernetes.pods import Pods
 from neuron_ops.steps.table import BY_ARTIFACT, STEPS
 from tests.cluster.objects import quantity

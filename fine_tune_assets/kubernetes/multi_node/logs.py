@@ -5,9 +5,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from fine_tune_assets.kubernetes.multi_node.api import Api
-from fine_tune_assets.kubernetes.multi_node.manifests import Object
-from fine_tune_assets.kubernetes.multi_node.pods import has_started, node_of, phase
+from fine_tune_assets.kubernetes.client import Client
+from fine_tune_assets.kubernetes.kinds import Object
+from fine_tune_assets.kubernetes.multi_node.nodes import has_started, node_number, phase
 from neuron_ops.errors import OpsError
 
 DRAIN_SECONDS = 15.0
@@ -27,7 +27,7 @@ class _Follower:
 class Logs:
     """Every log of one training. `write` gets whole lines, from several threads."""
 
-    api: Api
+    client: Client
     write: Callable[[str], None]
     _followers: dict[str, _Follower] = field(default_factory=dict)
 
@@ -57,11 +57,11 @@ class Logs:
         while True:
             complete = ended.is_set()  # before the request: then the log that it brings is the whole one
             try:
-                for line in self.api.log(pod, since=last):
+                for line in self.client.follow_log(pod, since=last):
                     stamp, _, text = line.partition(" ")
                     if last is None or stamp > last:
                         last = stamp
-                        self.write(f"[node {node_of(pod)}] {text}\n")
+                        self.write(f"[node {node_number(pod)}] {text}\n")
             except OpsError:
                 pass  # the API stumbled, or the pod is gone; the controller finds out which
             if complete:

@@ -8,19 +8,17 @@ just waits, so it books no accelerator. Creating and watching belong to launcher
 import sys
 import zlib
 from dataclasses import dataclass
-from typing import Any
 
+from fine_tune_assets.kubernetes.kinds import Object
+from fine_tune_assets.kubernetes.labels import COMPONENT_LABEL, QUEUE_LABEL, RUN_LABEL
 from fine_tune_assets.kubernetes.resources import booking, node_selector
 from neuron_ops.backends import find_backend
 from neuron_ops.launch.grace import POD_SECONDS
 from neuron_ops.launch.outcome import ERROR_FILE
 from neuron_ops.recipe.schema import HardwareSection
 
-Object = dict[str, Any]  # Any: JSON of a Kubernetes object
-
 TRAINING_LABEL = "fine-tune/training"
-COPIED_LABELS = ("dagster/run-id", "dagster/code-location")
-QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
+COPIED_LABELS = (RUN_LABEL, "dagster/code-location")
 ZONE = "topology.kubernetes.io/zone"
 INDEX = "$(JOB_COMPLETION_INDEX)"  # the Job controller sets it in each pod, and Kubernetes puts it in here
 RANK = "$(RANK)"  # the same by Kubeflow's operator
@@ -73,7 +71,7 @@ class Training:
 
     @property
     def port(self) -> int:
-        """Where the nodes meet; another one for each training, for pods that use their host's network."""
+        """Of the rendezvous; another one for each training, for pods that use their host's network."""
         return 20000 + zlib.crc32(self.name.encode()) % 10000 // 2 * 2  # the next one is free for the device
 
     @property
@@ -88,7 +86,7 @@ class Training:
         """Whose pods they are, for people and for whoever tidies up after a run."""
         own = self.launcher["metadata"].get("labels") or {}
         copied = {name: own[name] for name in COPIED_LABELS if name in own}
-        return {"app.kubernetes.io/component": "training", TRAINING_LABEL: self.name, **copied}
+        return {COMPONENT_LABEL: "training", TRAINING_LABEL: self.name, **copied}
 
 
 def manifests(training: Training) -> list[Object]:
@@ -103,7 +101,7 @@ def _service(training: Training) -> Object:
         "clusterIP": "None",
         "selector": {TRAINING_LABEL: training.name},
         "publishNotReadyAddresses": True,  # the nodes look for each other before any of them can be ready
-        "ports": [{"name": "meet", "port": training.port}],
+        "ports": [{"name": "rendezvous", "port": training.port}],
     }
     return {"apiVersion": "v1", "kind": "Service", "metadata": training.metadata, "spec": spec}
 
@@ -135,13 +133,17 @@ def _indexed_job(training: Training) -> Object:
 
 def _pytorch_job(training: Training) -> Object:
     """The same for a cluster with Kubeflow's training operator; it makes a service for each pod."""
-    meeting = f"{training.name}-master-0"
+    rendezvous = f"{training.name}-master-0"
     replicas: Object = {
-        "Master": {"replicas": 1, "restartPolicy": "Never", "template": _template(training, "0", meeting, "pytorch")},
+        "Master": {
+            "replicas": 1,
+            "restartPolicy": "Never",
+            "template": _template(training, "0", rendezvous, "pytorch"),
+        },
         "Worker": {
             "replicas": training.hardware.nodes - 1,
             "restartPolicy": "Never",
-            "template": _template(training, RANK, meeting, "pytorch"),
+            "template": _template(training, RANK, rendezvous, "pytorch"),
         },
     }
     port = {"name": "pytorchjob-port", "containerPort": training.port}  # the operator's services lead to this name
@@ -151,7 +153,7 @@ def _pytorch_job(training: Training) -> Object:
     return {"apiVersion": "kubeflow.org/v1", "kind": "PyTorchJob", "metadata": training.metadata, "spec": spec}
 
 
-def _template(training: Training, node: str, meeting: str, container: str) -> Object:
+def _template(training: Training, node: str, rendezvous: str, container: str) -> Object:
     own = training.launcher["spec"]
     copied = {name: own[name] for name in COPIED_FROM_POD if own.get(name)}
     volumes = [volume for volume in own.get("volumes") or [] if not volume["name"].startswith(INJECTED_VOLUMES)]
@@ -162,13 +164,13 @@ def _template(training: Training, node: str, meeting: str, container: str) -> Ob
         "automountServiceAccountToken": False,  # only the launching pod talks to the API
         "tolerations": [*(own.get("tolerations") or []), *_tolerations(training.hardware)],
         "volumes": volumes,
-        "containers": [_container(training, node, meeting, container)],
+        "containers": [_container(training, node, rendezvous, container)],
         **_placement(training),
     }
     return {"metadata": {"labels": training.labels}, "spec": spec}
 
 
-def _container(training: Training, node: str, meeting: str, name: str) -> Object:
+def _container(training: Training, node: str, rendezvous: str, name: str) -> Object:
     own = main_container(training.launcher)
     copied = {key: own[key] for key in COPIED_FROM_CONTAINER if own.get(key)}
     mounts = [item for item in own.get("volumeMounts") or [] if not item["name"].startswith(INJECTED_VOLUMES)]
@@ -188,7 +190,7 @@ def _container(training: Training, node: str, meeting: str, name: str) -> Object
             "--node",
             node,
             "--rendezvous",
-            f"{meeting}:{training.port}",
+            f"{rendezvous}:{training.port}",
         ],
         "args": [word.replace("$(", "$$(") for word in training.step],  # not for Kubernetes to fill in
         "env": [*inherited, {"name": ERROR_FILE, "value": TERMINATION_LOG}],

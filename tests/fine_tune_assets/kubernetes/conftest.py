@@ -12,6 +12,7 @@ from tests.cluster.cluster import Cluster
 from tests.cluster.conftest import bucket, cluster, postgres_server, s3_environment, s3_server
 from tests.cluster.deployment import Deployment
 from tests.cluster.postgres import new_database
+from tests.fine_tune_assets.kubernetes.looks import LIMITS, Looks, make_looks
 
 __all__ = ["bucket", "cluster", "postgres_server", "s3_environment", "s3_server"]
 
@@ -37,3 +38,8 @@ def deploy(cluster: Cluster, postgres_server: str, bucket: str, s3_environment: 
         return Deployment(cluster, tmp_path / "home", database, bucket, environment, module, dagster_yaml)
 
     return make
+
+
+@pytest.fixture
+def looks(cluster: Cluster) -> Looks:
+    return make_looks(cluster, LIMITS)

@@ -128,7 +128,8 @@ def test_every_everyday_fault_is_named_and_ends_as_it_should(deploy: Deploy) -> 
     assert "used more memory than its limit of 4Gi (OOMKilled)" in story.error("base_model")
     assert story.ends("base_model") == ["STEP_UP_FOR_RETRY", "STEP_SUCCESS"]
     # A process that cannot start: its exit code and its last words, as often as the retry policy says.
-    assert "ended with exit code 3. The last lines of its log:" in story.error("tokenized_dataset")
+    assert "ended with exit code 3 in container dagster" in story.error("tokenized_dataset")
+    assert "The last lines of its log:" in story.error("tokenized_dataset")
     assert story.error("tokenized_dataset").endswith("No module named dagster_postgres")
     assert story.ends("tokenized_dataset") == ["STEP_UP_FOR_RETRY", "STEP_FAILURE"]
     # No node: the scheduler's words while it waits, and in the failure that no other try would mend.
@@ -265,7 +266,7 @@ def test_a_refused_job_fails_its_step_in_one_sentence(deploy: Deploy) -> None:
     deployment.execute("only_base_model").communicate(timeout=180)
 
     story = Story(deployment, deployment.runs()[0].run_id)
-    assert "Kubernetes does not let this account create job" in story.error("base_model")
+    assert "Kubernetes does not let this account create Job" in story.error("base_model")
     assert "Give its service account the verb" in story.error("base_model")
     assert story.ends("base_model") == ["STEP_FAILURE"]
 

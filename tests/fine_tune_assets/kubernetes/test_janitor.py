@@ -9,7 +9,7 @@ from tests.cluster.deployment import Deployment
 from tests.cluster.kinds import JOBS
 from tests.cluster.objects import Object
 from tests.fine_tune_assets.kubernetes.conftest import Deploy
-from tests.fine_tune_assets.kubernetes.test_observer import WAIT, labelled_job
+from tests.fine_tune_assets.kubernetes.looks import WAIT, labelled_job
 
 RUNNING, CANCELED = DagsterRunStatus.STARTED, DagsterRunStatus.CANCELED
 

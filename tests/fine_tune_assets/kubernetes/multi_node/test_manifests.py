@@ -5,7 +5,8 @@ from typing import Any
 import kubernetes_validate
 import pytest
 
-from fine_tune_assets.kubernetes.multi_node.manifests import Object, Training, manifests
+from fine_tune_assets.kubernetes.kinds import Object
+from fine_tune_assets.kubernetes.multi_node.manifests import Training, manifests
 from neuron_ops.launch.grace import POD_SECONDS
 from neuron_ops.recipe.schema import HardwareSection
 
@@ -112,14 +113,14 @@ def test_each_pod_is_found_by_the_name_that_the_others_look_for() -> None:
     assert service["spec"]["selector"].items() <= job["spec"]["template"]["metadata"]["labels"].items()
     assert service["spec"]["publishNotReadyAddresses"] is True
     port = service["spec"]["ports"][0]["port"]
-    meeting = f"fine-tune-train-4f1c-0-0-0.fine-tune-train-4f1c-0-0:{port}"
+    rendezvous = f"fine-tune-train-4f1c-0-0-0.fine-tune-train-4f1c-0-0:{port}"
     assert container["command"][1:] == [
         "-m",
         "neuron_ops.steps.nodes",
         "--node",
         "$(JOB_COMPLETION_INDEX)",
         "--rendezvous",
-        meeting,
+        rendezvous,
     ]
     assert container["args"] == ["train", "--recipe", '{"name": "$$(x)"}'], "Kubernetes would fill in $(x)"
 
@@ -196,7 +197,7 @@ def test_a_pytorch_job_has_a_master_and_workers_that_know_their_numbers() -> Non
     assert commands["Master"][6].startswith("fine-tune-train-4f1c-0-0-master-0:")
 
 
-def test_two_trainings_meet_at_ports_of_their_own() -> None:
+def test_two_trainings_have_rendezvous_ports_of_their_own() -> None:
     ports = {Training(f"fine-tune-train-{number}", TRN1, (), LAUNCHER).port for number in range(20)}
 
     assert len(ports) > 15

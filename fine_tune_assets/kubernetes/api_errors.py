@@ -1,23 +1,22 @@
-"""How this package asks Kubernetes, and what a refusal means to a person: here and nowhere else.
+"""The errors of Kubernetes' API as ours: what a refusal means to a person, here and nowhere else.
 
-Objects are plain JSON: the client's own models cost more CPU than the request. Which questions there are belongs to
-cluster.py (a run's pods), multi_node/api.py (a training's nodes) and preflight_api.py (before a run).
+InvalidInput
+├── NotFound       404: the object is not there, or the cluster knows no such kind
+├── AlreadyThere   409: there is one of that name
+├── Forbidden      403: this account is not allowed to
+└── NoCluster      there is no cluster to ask
+Unavailable        the API server does not answer, or cannot now
 """
 
 import http
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
-from kubernetes.client import ApiClient
 from kubernetes.client.rest import ApiException
 from urllib3.exceptions import HTTPError
 
 from neuron_ops.errors import InvalidInput, OpsError, Unavailable
-
-Object = dict[str, Any]  # Any: the JSON of a Kubernetes object
-JSON = "application/json"
 
 
 class NotFound(InvalidInput):
@@ -29,7 +28,11 @@ class AlreadyThere(InvalidInput):
 
 
 class Forbidden(InvalidInput):
-    """403: whoever asks is not allowed to."""
+    """403: this account is not allowed to."""
+
+
+class NoCluster(InvalidInput):
+    """This process is in no pod, and nothing says how to reach a cluster from here."""
 
 
 @contextmanager
@@ -63,33 +66,6 @@ def refusal(error: Exception, what: str) -> OpsError:
     if isinstance(status, int) and 400 <= status < 500 and status != http.HTTPStatus.TOO_MANY_REQUESTS:
         return InvalidInput(f"Kubernetes refused to {what}: {said}.")
     return Unavailable(f"Kubernetes did not {what}: {said}.")
-
-
-def request(
-    client: ApiClient,
-    verb: str,
-    path: str,
-    what: str,
-    *,
-    query: Sequence[tuple[str, str]] = (),
-    body: object = None,
-    accept: str = JSON,
-    seconds: float = 30.0,
-) -> Object:
-    """The JSON of an answer; errors as of `translated`."""
-    with translated(what):
-        answer: Object = client.call_api(
-            path,
-            verb,
-            query_params=list(query),
-            header_params={"Accept": accept, "Content-Type": JSON},
-            body=body,
-            auth_settings=["BearerToken"],
-            response_types_map={200: "object", 201: "object", 202: "object"},
-            _return_http_data_only=True,
-            _request_timeout=seconds,
-        )
-    return answer
 
 
 def _words(error: Exception) -> str:

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from fine_tune_assets.kubernetes.diagnosis import Ended, Running, Waiting, because, diagnose
+from fine_tune_assets.kubernetes.diagnosis import Ended, Running, Waiting, with_events
+from fine_tune_assets.kubernetes.job_diagnosis import diagnose
 from tests.fine_tune_assets.kubernetes.objects import (
     COMPLETE_JOB,
     FAILED_JOB,
@@ -22,19 +23,19 @@ PULL = 'Back-off pulling image "slim:9": ErrImagePull: rpc error: code = NotFoun
 
 
 def test_a_running_container_is_all_that_has_to_be_known() -> None:
-    assert diagnose(None, [RUNNING]) == Running("train-x1", "node-a")
+    assert diagnose(None, [RUNNING]) == Running("pod train-x1", "node-a")
 
 
 def test_a_running_pod_is_found_beside_the_one_that_it_replaced() -> None:
     gone = pod("Failed", state=ended(143), conditions=(PREEMPTED,), name="train-x0")
 
-    assert diagnose(job(active=1), [gone, RUNNING]) == Running("train-x1", "node-a")
+    assert diagnose(job(active=1), [gone, RUNNING]) == Running("pod train-x1", "node-a")
 
 
 def test_a_node_that_stopped_reporting_is_noticed_before_kubernetes_gives_it_up() -> None:
     silent = pod(state={"running": {}}, conditions=(condition("Ready", status="False"), condition("ContainersReady")))
 
-    assert diagnose(job(active=1), [silent]) == Running("train-x1", "node-a", silent=True)
+    assert diagnose(job(active=1), [silent]) == Running("pod train-x1", "node-a", silent=True)
 
 
 @pytest.mark.parametrize(
@@ -48,35 +49,35 @@ def test_a_node_that_stopped_reporting_is_noticed_before_kubernetes_gives_it_up(
         ),
         (
             [pod("Pending", state=waits("ImagePullBackOff", PULL))],
-            f"ImagePullBackOff of container dagster (image slim:1): {PULL}",
+            f"pod train-x1 cannot start: ImagePullBackOff of container dagster (image slim:1): {PULL}",
             True,
         ),
         (
             [pod("Pending", state=waits("ErrImagePull", "429 Too Many Requests"))],
-            "ErrImagePull of container dagster (image slim:1): 429 Too Many Requests",
+            "pod train-x1 cannot start: ErrImagePull of container dagster (image slim:1): 429 Too Many Requests",
             False,
         ),
         (
             [pod("Pending", state=waits("CreateContainerConfigError", 'secret "hf" not found'))],
-            'CreateContainerConfigError of container dagster (image slim:1): secret "hf" not found',
+            "pod train-x1 cannot start: CreateContainerConfigError of container dagster (image slim:1): "
+            'secret "hf" not found',
             True,
         ),
         (
             [pod("Running", state=waits("CrashLoopBackOff", "back-off 10s restarting failed container"))],
-            "CrashLoopBackOff of container dagster (image slim:1): back-off 10s restarting failed container",
+            "pod train-x1 cannot start: CrashLoopBackOff of container dagster (image slim:1): "
+            "back-off 10s restarting failed container",
             True,
         ),
         ([pod("Pending", state=waits("ContainerCreating"))], "pod train-x1 is starting on node node-a", False),
         (
             [pod("Running", state={"running": {}}, conditions=(PREEMPTED,), deleted=True)],
-            "pod train-x1 is being ended (pod train-x1 on node node-a: PreemptionByScheduler: "
-            "preempted by a pod of higher priority)",
+            "pod train-x1 is being ended (PreemptionByScheduler: preempted by a pod of higher priority)",
             False,
         ),
         (
             [pod("Failed", state=ended(143), conditions=(PREEMPTED,))],
-            "its pod was taken away (pod train-x1 on node node-a: PreemptionByScheduler: preempted by a pod of "
-            "higher priority)",
+            "pod train-x1 was taken from node node-a (PreemptionByScheduler: preempted by a pod of higher priority)",
             False,
         ),
     ],
@@ -114,8 +115,8 @@ def test_a_pod_behind_a_scheduling_gate_is_not_pending() -> None:
     ],
 )
 def test_the_newest_warning_completes_what_the_status_leaves_out(warning: str, stuck: bool) -> None:
-    assert because(Waiting("no pod yet"), ["Old: news", warning]) == Waiting(f"no pod yet: {warning}", stuck=stuck)
-    assert because(Waiting("no pod yet"), []) == Waiting("no pod yet")
+    assert with_events(Waiting("no pod yet"), ["Old: news", warning]) == Waiting(f"no pod yet: {warning}", stuck=stuck)
+    assert with_events(Waiting("no pod yet"), []) == Waiting("no pod yet")
 
 
 @pytest.mark.parametrize(
@@ -124,7 +125,7 @@ def test_the_newest_warning_completes_what_the_status_leaves_out(warning: str, s
         (
             FAILED_JOB,
             [pod("Failed", state=ended(137, "OOMKilled"))],
-            "its container used more memory than its limit of 8Gi (OOMKilled)",
+            "pod train-x1 used more memory than its limit of 8Gi (OOMKilled)",
         ),
         (
             FAILED_JOB,
@@ -134,21 +135,27 @@ def test_the_newest_warning_completes_what_the_status_leaves_out(warning: str, s
         (
             FAILED_JOB,
             [pod("Failed", state=ended(3, message="no such file\n"))],
-            "container dagster (image slim:1) ended with exit code 3 (no such file)",
+            "pod train-x1 ended with exit code 3 in container dagster (image slim:1). "
+            "The last lines of its log:\nno such file",
         ),
         (
             FAILED_JOB,
             [pod("Failed", reason="UnexpectedAdmissionError", message="Allocate failed for aws.amazon.com/neuron")],
             "pod train-x1 failed (UnexpectedAdmissionError: Allocate failed for aws.amazon.com/neuron)",
         ),
-        (FAILED_JOB, [pod("Failed", deleted=True)], "pod train-x1 was deleted"),
+        (FAILED_JOB, [pod("Failed", state=ended(143), deleted=True)], "pod train-x1 was deleted"),
+        (
+            FAILED_JOB,
+            [pod("Failed", state=ended(137))],
+            "pod train-x1 ended with exit code 137 (SIGKILL) in container dagster (image slim:1)",
+        ),
         (FAILED_JOB, [], "its pod is gone: Job has reached the limit"),
         (
             COMPLETE_JOB,
             [pod("Succeeded", state=ended(0, "Completed"))],
             "its pod ended with exit code 0 but reported no result",
         ),
-        (None, [], "its Kubernetes Job is gone"),
+        (None, [], "its Job is gone"),
         (
             job(active=1),
             [

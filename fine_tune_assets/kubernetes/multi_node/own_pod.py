@@ -1,0 +1,66 @@
+"""Opens the training of a step on several nodes, from the settings and the pod that this process runs in."""
+
+import re
+import socket
+import sys
+from collections.abc import Callable
+
+from fine_tune_assets.kubernetes.client import NAMESPACE_FILE, connect
+from fine_tune_assets.kubernetes.multi_node.launcher import PodTraining
+from fine_tune_assets.kubernetes.multi_node.manifests import Training
+from fine_tune_assets.kubernetes.pods import load_pods
+from fine_tune_assets.kubernetes.watch import team_limits
+from fine_tune_assets.settings import read_settings
+from neuron_ops.errors import InvalidInput
+from neuron_ops.steps.addresses import Lineage
+from neuron_ops.steps.commands import flags
+from neuron_ops.steps.table import Step
+
+PROGRESS = re.compile(r"\[node 0\] \d\d:\d\d:\d\d (__main__|neuron_ops\S*) (?P<message>.+)")
+"""What a step's program logs, in the form of neuron_ops.steps.program; only the first rank logs its progress."""
+
+
+def open_training(step: Step, lineage: Lineage, attempt: str, say: Callable[[str], None]) -> PodTraining:
+    """The training of a step in this pod; `attempt` makes its name unique in the namespace.
+
+    Raises:
+        InvalidInput: this process runs in no pod, or may not see its own; or the team's settings are wrong.
+    """
+    settings = read_settings()
+    namespace, name = _own_pod(settings.pod)
+    client = connect(settings.kubeconfig, namespace)
+    launcher = client.find("Pod", name)
+    if launcher is None:
+        raise InvalidInput(
+            f"There is no pod {name!r} in namespace {namespace!r}, but this step starts its nodes from its own pod. "
+            "Set FINE_TUNE_OWN_POD to NAMESPACE/NAME of the pod."
+        )
+    words = (
+        step.verb,
+        *flags(step, lineage.recipe.model_dump_json(), lineage.store.url, lineage.raw.url, lineage.dataset_version),
+    )
+    # With the pod's own id: a pod that replaces this one makes a Job of its own, for this one's goes with this pod.
+    name = f"fine-tune-{step.verb}-{attempt}-{launcher['metadata']['uid'][:6]}"
+    training = Training(name, lineage.recipe.hardware, words, launcher)
+
+    def write(line: str) -> None:
+        sys.stdout.write(line)
+        sys.stdout.flush()
+        if progress := PROGRESS.match(line):
+            say(progress["message"])
+
+    return PodTraining(training, client, team_limits(load_pods(settings.pods)), say, write)
+
+
+def _own_pod(setting: str | None) -> tuple[str, str]:
+    if setting is not None:
+        namespace, _, name = setting.partition("/")
+        return namespace, name
+    try:
+        # Kubernetes names a container's host after its pod.
+        return NAMESPACE_FILE.read_text(encoding="utf-8").strip(), socket.gethostname()
+    except OSError as error:
+        raise InvalidInput(
+            f"FINE_TUNE_DEPLOYMENT is kubernetes, but this process is in no pod ({NAMESPACE_FILE}: {error.strerror}). "
+            "Set it to local to start the nodes of the training on this machine."
+        ) from error

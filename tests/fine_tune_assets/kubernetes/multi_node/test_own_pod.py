@@ -1,0 +1,53 @@
+"""What the pod of a step knows about the training that it launches: its own place, and the team's settings."""
+
+from pathlib import Path
+
+import pytest
+
+from fine_tune_assets.kubernetes.multi_node.own_pod import open_training
+from neuron_ops.errors import InvalidInput
+from neuron_ops.recipe.file import load_recipe
+from neuron_ops.steps.addresses import Lineage
+from neuron_ops.steps.table import BY_VERB
+from neuron_ops.store.artifacts import ArtifactStore
+from neuron_ops.store.raw_datasets import RawDatasets
+from tests.cluster.cluster import Cluster
+from tests.fine_tune_assets.kubernetes.multi_node.bench import Bench, assert_nothing_is_left
+
+
+@pytest.fixture
+def lineage(tmp_path: Path) -> Lineage:
+    """A training on two nodes that the test cluster does not have."""
+    recipe = load_recipe("llama3_8b_lora_trn1", {"hardware.nodes": 2})
+    return Lineage(recipe, ArtifactStore(str(tmp_path / "store")), RawDatasets(str(tmp_path / "raw")), "v1")
+
+
+def test_the_team_s_pending_timeout_bounds_a_training_on_several_nodes(
+    cluster: Cluster, lineage: Lineage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Bench(cluster).launcher()
+    monkeypatch.setenv("KUBECONFIG", str(cluster.kubeconfig))
+    monkeypatch.setenv("FINE_TUNE_OWN_POD", f"{cluster.namespace}/launcher")
+    monkeypatch.setenv("FINE_TUNE_PODS", "pending_timeout_seconds: 2\ncheck_interval_seconds: 1\n")
+    said: list[str] = []
+
+    result = open_training(BY_VERB["train"], lineage, "1", said.append).run()
+
+    assert str(result.error).startswith("it did not run within 2 seconds (pending_timeout_seconds): node ")
+    assert "cannot be scheduled: 0/2 nodes are available" in str(result.error)
+    assert result.final
+    assert_nothing_is_left(cluster)
+
+
+def test_a_process_that_is_in_no_pod_cannot_start_others(
+    cluster: Cluster, lineage: Lineage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(cluster.kubeconfig))
+
+    monkeypatch.setenv("FINE_TUNE_OWN_POD", f"{cluster.namespace}/nobody")
+    with pytest.raises(InvalidInput, match="There is no pod 'nobody' in namespace 'default'"):
+        open_training(BY_VERB["train"], lineage, "1", print)
+
+    monkeypatch.delenv("FINE_TUNE_OWN_POD")
+    with pytest.raises(InvalidInput, match="this process is in no pod"):
+        open_training(BY_VERB["train"], lineage, "1", print)
