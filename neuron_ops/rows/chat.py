@@ -135,7 +135,7 @@ def _check_beginning(chat: Chat) -> None:
     row = chat.encode([_PROBE])[0]
     if chat.special.bos is not None and row.ids[:2].tolist() == [chat.special.bos.id] * 2:
         raise InvalidInput(
-            f"Chat template {chat.template.name} writes {chat.special.bos.token!r} twice at the beginning. Mend it."
+            f"Chat template {chat.template.name} writes {chat.special.bos.token!r} twice at the beginning. Correct it."
         )
     messages = (*chat.system, *_PROBE.messages)
     _require_prefix(chat.template, messages[:-1], chat.template.render(messages))

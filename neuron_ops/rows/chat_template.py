@@ -45,7 +45,7 @@ class ChatTemplate:
         try:
             self._template = environment.from_string(source)
         except TemplateSyntaxError as error:
-            raise InvalidInput(f"Chat template {name}, line {error.lineno}: {error.message}. Mend it.") from None
+            raise InvalidInput(f"Chat template {name}, line {error.lineno}: {error.message}. Correct it.") from None
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool = False) -> str:
         """The text of the turns, with the opening of the assistant's next turn where asked for.

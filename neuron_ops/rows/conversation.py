@@ -40,7 +40,7 @@ class Conversation:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """A row that is left out and counted; data has such rows, so it is no error until there are too many of them."""
+    """A row that is left out and counted; data has such rows, and only too many of them are an error."""
 
     reason: str
 

@@ -127,7 +127,7 @@ def _read_jsonl(path: Path) -> Iterator[RawRow]:
 def _parse_line(line: bytes, name: str, number: int, offset: int) -> RawRow:
     where = f"{name}:{number}"
     try:
-        # Windows tools put a byte order mark before the first line; it is no part of the JSON.
+        # Windows tools put a byte order mark before the first line; it is not part of the JSON.
         text = line.decode("utf-8-sig" if number == 1 else "utf-8")
     except UnicodeDecodeError as error:
         raise InvalidInput(

@@ -315,7 +315,7 @@ class ArtifactStore:
         """Every finished artifact of this name, of one dataset version or of all; sorted, and read one by one.
 
         Those whose addresses name no dataset version are of all. One whose manifest cannot be read is left out with a
-        warning: it is no concern of whoever looks for others.
+        warning: it does not concern whoever looks for others.
         """
         if dataset_version is not None:
             yield from self._finished_below(artifact, dataset_version)
@@ -329,7 +329,7 @@ class ArtifactStore:
 
     def _finished_below(self, artifact: str, dataset_version: str) -> Iterator[Artifact]:
         for name in self.files.children(f"{artifact}/{dataset_version}"):
-            # It is no version but an unfinished artifact without one: in a writer's folder a manifest is a mere file.
+            # It is not a version but an unfinished artifact: in a writer's folder a manifest is a mere file.
             if not name.startswith(WRITER_PREFIX):
                 found = self._find_readable(Address(artifact, name, dataset_version))
                 if found is not None:

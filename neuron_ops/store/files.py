@@ -51,7 +51,7 @@ class Files(Protocol):
         ...
 
     def remove(self, path: str) -> None:
-        """Remove a file or everything below a folder; nothing to remove is no error."""
+        """Remove a file or everything below a folder; nothing to remove is not an error."""
         ...
 
     def abort_uploads(self, path: str) -> None:

@@ -176,7 +176,7 @@ class S3Files:
                 "Configure them as for the aws command."
             ) from error
         except ParamValidationError as error:
-            raise InvalidInput(f"s3://{self._full(path)} is no S3 location: {error}. Correct the name.") from error
+            raise InvalidInput(f"s3://{self._full(path)} is not an S3 location: {error}. Correct the name.") from error
         except PermissionError as error:
             raise InvalidInput(
                 f"s3://{self._full(path)}: access denied ({error}). Give this role s3:GetObject, s3:PutObject, "

@@ -146,7 +146,7 @@ def _sharded_adapter(folder: Path, base_model: BaseModelName, adapter: str) -> _
 
 
 def _sharded_model(checkpoint: Path, max_shard_bytes: int) -> _Plan:
-    read_config(checkpoint)  # without one that transformers knows the result would be no model
+    read_config(checkpoint)  # without a usable one the result would not be a model
     source = read_neuron_checkpoint(checkpoint / "shards", None)
     check_replicas(source)
     shards = split_into_shards([_spec(assembly) for assembly in source.assemblies], max_shard_bytes)

@@ -128,7 +128,7 @@ class _FileCheck(ExitStack):
     def run(self) -> str:
         """Check all parts and return the file's digest."""
         position = 0
-        if self._parts and self._parts[0].start == len(self._file.header):  # a new header is no part
+        if self._parts and self._parts[0].start == len(self._file.header):  # a new header is not a part
             position = len(self._file.header)
             hash_range(self._result, 0, position, [self._whole])
         for part in self._parts:

@@ -151,7 +151,7 @@ def _read_metadata(path: Path) -> tuple[dict[str, dict[str, Any]], list[Any]]:
         raise MissingArtifact(f"{path} does not exist; without it the shards can't be joined. Copy it too.") from None
     except (ValueError, KeyError, TypeError) as error:
         raise CorruptArtifact(
-            f"{path} is no metadata of optimum-neuron ({error!r}). Save the checkpoint again."
+            f"{path} is not metadata of optimum-neuron ({error!r}). Save the checkpoint again."
         ) from None
 
 

@@ -173,7 +173,7 @@ def _load(path: Path, verify: bool) -> Any:
         raise InvalidInput(f"{path} cannot be read: {error.strerror}. Correct its permissions.") from None
     except (zipfile.BadZipFile, OSError) as error:
         raise CorruptArtifact(
-            f"{path} ({path.stat().st_size} bytes) is no complete torch file: {error}. It was cut short or is still "
+            f"{path} ({path.stat().st_size} bytes) is not a complete torch file: {error}. It was cut short or is still "
             "being written. Copy the checkpoint again."
         ) from None
     if damaged is not None:

@@ -28,13 +28,13 @@ def refusal(**overrides: object) -> str:
 
 
 @pytest.mark.parametrize("name", CALLED)
-def test_every_name_leads_to_a_field_that_exists_and_is_none_itself(name: str) -> None:
+def test_every_name_leads_to_a_field_that_exists_and_is_not_one_itself(name: str) -> None:
     assert CALLED[name].field in field_names()
     assert name not in {field.rpartition(".")[2] for field in field_names()}
 
 
 @pytest.mark.parametrize("name", WITHOUT)
-def test_a_name_without_a_counterpart_is_no_field_and_in_no_other_table(name: str) -> None:
+def test_a_name_without_a_counterpart_is_not_a_field_and_not_in_the_other_table(name: str) -> None:
     assert name not in {field.rpartition(".")[2] for field in field_names()} | CALLED.keys()
 
 

@@ -43,7 +43,7 @@ def test_what_a_killed_writer_left_is_not_finished(store: ArtifactStore) -> None
     assert listed(store, "base_model") == listed(store, "merged_model") == []
 
 
-def test_a_checkpoint_of_an_unfinished_training_is_no_training(store: ArtifactStore) -> None:
+def test_a_checkpoint_of_an_unfinished_training_is_not_a_training(store: ArtifactStore) -> None:
     publish_files(store, Address("lora_checkpoints", "aaaa", "v1", "step-000040"), {"adapter": b""})
 
     assert listed(store, "lora_checkpoints") == []
