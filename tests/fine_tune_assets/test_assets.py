@@ -284,7 +284,7 @@ def test_an_unknown_override_ends_in_one_sentence_at_the_first_step(copy: Projec
 
 
 def test_a_cut_base_model_is_found_before_it_is_used(copy: Project) -> None:
-    weights = Path(copy.run("v1").require("base_model").location, "model.safetensors")
+    weights = Path(copy.lineage("v1").require("base_model").location, "model.safetensors")
     weights.write_bytes(weights.read_bytes()[:-1])
 
     failed = copy.materialize("v1", "base_model")
@@ -295,7 +295,7 @@ def test_a_cut_base_model_is_found_before_it_is_used(copy: Project) -> None:
 
 
 def test_a_changed_byte_of_the_base_model_is_found_by_the_step_that_reads_it(copy: Project) -> None:
-    tokenizer = Path(copy.run("v1").require("base_model").location, "model.safetensors")
+    tokenizer = Path(copy.lineage("v1").require("base_model").location, "model.safetensors")
     data = bytearray(tokenizer.read_bytes())
     data[-1] ^= 1
     tokenizer.write_bytes(data)

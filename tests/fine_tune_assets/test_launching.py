@@ -59,7 +59,7 @@ def test_a_training_that_is_interrupted_or_killed_leaves_no_process_and_resumes(
 
     finished = training.command(*training.materialize_words("v1", "lora_checkpoints"))
     assert finished.returncode == 0, finished.stderr
-    metrics = training.run("v1").require("lora_checkpoints").manifest.metrics
+    metrics = training.lineage("v1").require("lora_checkpoints").manifest.metrics
     assert metrics["resumed_from_step"] == reached
     assert metrics["steps"] == STEPS
 
@@ -73,7 +73,7 @@ def test_a_step_that_is_killed_from_outside_is_tried_again_and_resumes(training:
     assert result.success
     [retry] = [event for event in result.all_events if event.event_type == DagsterEventType.STEP_UP_FOR_RETRY]
     assert "train was killed by signal 9 (out of memory is the usual reason" in str(retry.step_retry_data.error)
-    metrics = training.run("v1").require("lora_checkpoints").manifest.metrics
+    metrics = training.lineage("v1").require("lora_checkpoints").manifest.metrics
     assert metrics["resumed_from_step"] == killed_at.result()
 
 
@@ -89,7 +89,7 @@ def test_two_nodes_of_which_one_is_killed_start_again_together_and_resume(traini
     with two_nodes.instance() as instance:
         lines = [record.user_message for record in instance.all_logs(result.run_id)]
     assert "train ended with exit status 1. All nodes start again, from the last checkpoint if there is one." in lines
-    metrics = two_nodes.run("v1").require("lora_checkpoints").manifest.metrics
+    metrics = two_nodes.lineage("v1").require("lora_checkpoints").manifest.metrics
     assert metrics["resumed_from_step"] >= killed_at.result()
     assert metrics["steps"] == STEPS
 
