@@ -1,8 +1,6 @@
 """What clients of the API server rely on: identity, revisions, selections, patches, watches, owners and faults."""
 
 import json
-import shutil
-import subprocess
 import threading
 from collections.abc import Iterator
 
@@ -20,15 +18,6 @@ from tests.cluster.objects import Object, dig, name_of, owner_reference
 
 def config_map(name: str, **labels: str) -> Object:
     return {"metadata": {"name": name, "labels": labels}, "data": {"key": "value"}}
-
-
-def kubectl(cluster: Cluster, *arguments: str) -> str:
-    if shutil.which("kubectl") is None:
-        pytest.skip("NO KUBECTL: that it works against the stand-in was not tested.")
-    command = ["kubectl", "--kubeconfig", str(cluster.kubeconfig), f"--cache-dir={cluster.root}", *arguments]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    assert done.returncode == 0, done.stdout
-    return done.stdout
 
 
 def test_a_created_object_gets_an_identity_and_a_name(cluster: Cluster) -> None:
@@ -284,31 +273,6 @@ def test_the_control_plane_outlives_an_api_server_that_fails(cluster: Cluster) -
     cluster.wait_for(lambda: dig(cluster.jobs()[0], "status.succeeded"), "success")
     assert cluster.server is not None
     assert [fault.times for fault in cluster.server.faults] == [0, 0]
-
-
-def test_kubectl_shows_what_there_is(cluster: Cluster) -> None:
-    cluster.add_node("node-a")
-    cluster.create(JOBS, job("hello", "echo hello"))
-    cluster.wait_for(lambda: cluster.events("Completed"), "the Job to complete")
-
-    name = cluster.pods()[0]["metadata"]["name"]
-    assert [line.split()[:3] for line in kubectl(cluster, "get", "pods").splitlines()] == [
-        ["NAME", "READY", "STATUS"],
-        [name, "0/1", "Completed"],
-    ]
-    assert "Ready" in kubectl(cluster, "get", "nodes")
-    assert kubectl(cluster, "logs", "job/hello") == "hello\n"
-    assert "Successfully assigned default/" in kubectl(cluster, "describe", "pod", name)
-
-
-def test_kubectl_deletes_a_job_with_its_pods(cluster: Cluster) -> None:
-    cluster.add_node("node-a")
-    cluster.create(JOBS, job("hello", "sleep 60", template={"terminationGracePeriodSeconds": 1}))
-    cluster.wait_for(cluster.pods, "the pod")
-
-    assert kubectl(cluster, "delete", "job", "hello") == 'job.batch "hello" deleted\n'
-
-    cluster.wait_for(lambda: not cluster.pods(), "the pods to be gone")
 
 
 def _url(cluster: Cluster) -> str:

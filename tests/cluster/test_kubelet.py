@@ -3,14 +3,12 @@
 import asyncio
 import base64
 import os
-import re
 import subprocess
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
 import psutil
-import urllib3
 
 from tests.cluster.checkout import CHECKOUT
 from tests.cluster.client import Client
@@ -21,43 +19,7 @@ from tests.cluster.kinds import CLAIMS, CONFIG_MAPS, NODES, PODS, SECRETS, SERVI
 from tests.cluster.objects import Object, dig, find_condition, is_true, merge_patch
 from tests.cluster.pod_setup import Launch
 from tests.cluster.pod_worker import KubeletSettings, PodWorker
-
-WAIT = "trap 'echo asked to end; exit 3' TERM; echo started; while true; do sleep 0.05; done"
-
-
-def start(cluster: Cluster, name: str, script: str, *, spec: Object | None = None, **in_container: Any) -> None:
-    """A node, unless there is one, and a pod on it."""
-    if not cluster.objects(NODES):
-        cluster.add_node("node-a")
-    made = pod(name, script, **(spec or {}))
-    made["spec"]["containers"][0] |= in_container
-    cluster.create(PODS, made)
-
-
-def run(cluster: Cluster, script: str, *, spec: Object | None = None, **in_container: Any) -> str:
-    """The log of a pod that succeeds."""
-    start(cluster, "probe", script, spec=spec, **in_container)
-    cluster.wait_for_phase("probe", "Succeeded")
-    return cluster.log("probe")
-
-
-def state(cluster: Cluster, name: str) -> Object:
-    return dict(dig(cluster.pod(name), "status.containerStatuses", [{}])[0].get("state", {}))
-
-
-def waiting_reason(cluster: Cluster, name: str, reason: str) -> str:
-    """The message of a container that waits for this reason."""
-
-    def look() -> str | None:
-        waiting = state(cluster, name).get("waiting", {})
-        return waiting.get("message") if waiting.get("reason") == reason else None
-
-    return cluster.wait_for(look, f"{name} to wait with {reason}")
-
-
-def wait_until_started(cluster: Cluster, name: str) -> None:
-    cluster.wait_for_phase(name, "Running")
-    cluster.wait_for(lambda: "started" in cluster.log(name), f"{name} to speak")
+from tests.cluster.probe_pods import WAIT, run, start, state, wait_until_started, waiting_reason
 
 
 def test_a_container_sees_its_own_environment_and_nothing_of_the_tests(cluster: Cluster) -> None:
@@ -312,51 +274,11 @@ def _wait_until_dead(container: Container) -> None:
             pass
 
 
-def test_the_log_of_a_pod_that_has_not_started_says_why(cluster: Cluster) -> None:
-    start(cluster, "typo", "true", image="registry.example/none:1")
-    waiting_reason(cluster, "typo", "ImagePullBackOff")
-
-    answer = _kubectl(cluster, "logs", "typo")
-
-    assert 'container "main" in pod "typo" is waiting to start: trying and failing to pull image' in answer.stderr
-
-
-def test_logs_can_be_cut_and_stamped(cluster: Cluster) -> None:
-    run(cluster, "echo one; echo two; echo three")
-
-    tail = cluster.api.read_namespaced_pod_log("probe", "default", tail_lines=2, _preload_content=False)
-    stamped = cluster.api.read_namespaced_pod_log("probe", "default", timestamps=True, _preload_content=False)
-
-    assert tail.data.decode() == "two\nthree\n"
-    stamps = [line.split(" ")[0] for line in stamped.data.decode().splitlines()]
-    assert stamps == sorted(set(stamps))
-    assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z", stamp) for stamp in stamps)
-
-
-def test_a_log_goes_on_after_the_line_that_was_read_last(cluster: Cluster) -> None:
-    run(cluster, "seq 300")
-    stamped = cluster.api.read_namespaced_pod_log("probe", "default", timestamps=True, _preload_content=False)
-    lines = stamped.data.decode().splitlines()
-
-    rest = urllib3.request("GET", f"{_log_url(cluster, 'probe')}?sinceTime={lines[100].split(' ')[0]}")
-
-    assert rest.data.decode().split() == [str(number) for number in range(101, 301)]
-
-
 def _conditions(cluster: Cluster, kind: Kind, name: str, condition: str) -> list[Object]:
     """What a condition of an object has been, as long as it had it."""
     found = [find_condition(version, condition) for version in cluster.versions(kind, name)]
     return [each for each in found if each is not None]
 
 
-def _log_url(cluster: Cluster, pod: str) -> str:
-    return f"{cluster.api.api_client.configuration.host}/api/v1/namespaces/default/pods/{pod}/log"
-
-
 def _is_running(command: str) -> bool:
     return subprocess.run(["pgrep", "-f", f"^{command}$"], stdout=subprocess.DEVNULL).returncode == 0
-
-
-def _kubectl(cluster: Cluster, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    command = ["kubectl", "--kubeconfig", str(cluster.kubeconfig), *arguments]
-    return subprocess.run(command, capture_output=True, text=True)

@@ -1,15 +1,13 @@
 """The same tokens and the same seed give the same training on Trainium's libraries as on one CPU process."""
 
+from __future__ import annotations
+
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-import torch
-from peft import PeftModel
-from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from neuron_ops.steps import consolidate, evaluate, merge, program
+from neuron_ops.steps import consolidate, merge, program
 from neuron_ops.steps.addresses import Lineage
 from neuron_ops.steps.table import BY_VERB
 from tests.neuron_on_cpu.bench import (
@@ -22,6 +20,10 @@ from tests.neuron_on_cpu.bench import (
     open_demo_run,
 )
 from tests.neuron_ops.training.workbench import Trainer, history_of, open_lineage
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
 
 pytestmark = pytest.mark.neuron_on_cpu
 
@@ -77,6 +79,8 @@ def test_with_a_bfloat16_base_losses_differ_by_its_rounding_only(
 
 def sharded_logits(trainer: Trainer, lineage: Lineage, folder: Path) -> dict[str, torch.Tensor]:
     """Logits and inputs of the sharded model after the training's last checkpoint."""
+    from safetensors.torch import load_file
+
     file, out = folder / "recipe.json", folder / "logits.safetensors"
     file.write_text(lineage.recipe.to_json())
     argv, call = (
@@ -92,6 +96,10 @@ def sharded_logits(trainer: Trainer, lineage: Lineage, folder: Path) -> dict[str
 def test_the_shipped_pipeline_from_rows_to_verdict(
     dtype: str, tolerance: float, trainer: Trainer, tmp_path: Path
 ) -> None:
+    from peft import PeftModel
+
+    from neuron_ops.steps import evaluate
+
     recipe = make_demo_recipe(**TP2, graph__dtype=dtype, training__max_steps=20)
     lineage = make_demo_run(tmp_path, recipe)
     ended = trainer.train(lineage)
@@ -119,15 +127,20 @@ def test_the_shipped_pipeline_from_rows_to_verdict(
 
 
 def load(folder: str, dtype: str) -> PreTrainedModel:
+    import torch
+    from transformers import AutoModelForCausalLM
+
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
     return model.eval()
 
 
-@torch.no_grad()
 def distance(model: torch.nn.Module, sharded: dict[str, torch.Tensor]) -> float:
     """The largest difference between a model's logits and those of the sharded one, relative to the largest logit."""
+    import torch
+
     inputs = {name: sharded[name] for name in ("input_ids", "position_ids")}
-    logits = model(**inputs, use_cache=False).logits.float()
+    with torch.no_grad():
+        logits = model(**inputs, use_cache=False).logits.float()
     # Not at padding, where only one of the two masks what lies before.
     counted = sharded["labels"] != -100
     return float((logits - sharded["logits"])[counted].abs().max() / sharded["logits"][counted].abs().max())

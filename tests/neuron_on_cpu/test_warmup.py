@@ -11,7 +11,7 @@ import pytest
 
 from neuron_ops.launch import process
 from neuron_ops.launch.outcome import ExitResult
-from neuron_ops.steps import fetch, warmup
+from neuron_ops.steps import fetch
 from neuron_ops.steps.program import make
 from neuron_ops.steps.table import BY_VERB
 from neuron_ops.steps.warmup_launcher import RESULT
@@ -23,6 +23,8 @@ pytestmark = pytest.mark.neuron_on_cpu
 
 def program(*_: str) -> None:
     """`python -m neuron_ops.steps.warmup`, in a process that has the stand-in device; it reads its flags itself."""
+    from neuron_ops.steps import warmup
+
     warmup.main()
 
 

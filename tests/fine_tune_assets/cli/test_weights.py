@@ -12,10 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 from click.testing import CliRunner, Result
-from safetensors.torch import load_file
 
 from fine_tune_assets.cli.main import main
 from neuron_ops.errors import CorruptArtifact
@@ -61,6 +59,9 @@ def test_a_checkpoint_becomes_the_adapter_that_the_library_makes_of_it(typed: Ty
 
 
 def test_a_full_model_is_split_at_the_size_that_was_asked_for(typed: Typed, tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import load_file
+
     result = typed(
         "consolidate", FIXTURES / "e_full_tp2_pt" / "checkpoint-4", tmp_path / "out", *NAMED, "--max-shard-gb", "0.0001"
     )
@@ -90,6 +91,9 @@ def test_a_dry_consolidation_foresees_the_files_and_writes_nothing(case: str, ty
 
 
 def test_an_adapter_is_merged_and_proven(typed: Typed, tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import load_file
+
     result = typed("merge", BASE, tmp_path / "out", "--adapter", ADAPTER)
 
     assert result.exit_code == 0, result.output
@@ -113,6 +117,9 @@ def test_a_model_merged_by_hand_carries_a_card_with_its_lineage(typed: Typed, tm
 
 
 def test_an_adapter_s_weight_scales_its_change(typed: Typed, tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import load_file
+
     for name, adapter in (("whole", f"{ADAPTER}"), ("half", f"{ADAPTER}=0.5")):
         assert typed("merge", BASE, tmp_path / name, "--adapter", adapter).exit_code == 0
 

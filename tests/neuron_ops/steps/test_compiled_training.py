@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from transformers import LlamaConfig
 
 from neuron_ops.recipe.schema import Recipe
 from neuron_ops.steps.addresses import Lineage
@@ -114,6 +113,8 @@ def test_a_killed_compiled_training_ends_with_the_bytes_of_an_undisturbed_one(
 
 
 def test_layers_and_gradient_checkpointing_need_no_more_graphs(compiled: Compiled) -> None:
+    from transformers import LlamaConfig
+
     assert LlamaConfig.from_pretrained(compiled.folder / "model").num_hidden_layers == 2
     cache = open_lineage(compiled.folder, compiled.recipe).require("compiled_graph_cache")
 

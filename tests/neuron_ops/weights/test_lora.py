@@ -1,28 +1,32 @@
 """Reading PEFT adapters and pairing each of their tensors with a base tensor."""
 
+from __future__ import annotations
+
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-import torch
-from peft import LoraConfig, get_peft_model
-from peft.tuners.lora import LoraLayer
 from safetensors.numpy import load_file, save_file
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from neuron_ops.errors import InvalidInput, MissingArtifact
 from neuron_ops.weights.lora import read_adapter
 from neuron_ops.weights.lora_targets import WeightedAdapter, plan_changes
 from neuron_ops.weights.safetensors_io import read_model_folder
 
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM
+
 MODULE = "model.layers.0.self_attn.q_proj"
 KEY = f"base_model.model.{MODULE}"
 
 
 def tiny_llama() -> LlamaForCausalLM:
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
     torch.manual_seed(0)
     sizes = {"hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 4, "num_key_value_heads": 2}
     return LlamaForCausalLM(LlamaConfig(**sizes, num_hidden_layers=2, vocab_size=32))
@@ -61,6 +65,9 @@ PATTERNS = [
 
 @pytest.mark.parametrize("options", PATTERNS)
 def test_the_scaling_of_every_module_is_pefts(options: dict[str, Any], tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+    from peft.tuners.lora import LoraLayer
+
     targets = ["q_proj", "v_proj", "down_proj"]
     model = get_peft_model(tiny_llama(), LoraConfig(r=4, lora_alpha=6, target_modules=targets, **options))
     model.save_pretrained(tmp_path, save_embedding_layers=False)

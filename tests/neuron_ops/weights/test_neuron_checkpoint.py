@@ -1,49 +1,22 @@
 """Checkpoints written by optimum-neuron's trainers, and everything that can be wrong with one."""
 
 import json
-import pickle
 import shutil
 import zipfile
-from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
 
 from neuron_ops.errors import CorruptArtifact, InvalidInput, MissingArtifact
-from neuron_ops.weights.neuron_checkpoint import NeuronCheckpoint, check_replicas, read_neuron_checkpoint
 from neuron_ops.weights.neuron_layout import head_order
-from neuron_ops.weights.torch_zip import read_torch_file
-
-FIXTURES = Path(__file__).parents[2] / "fixtures" / "neuron_checkpoints"
-RANK_FILE = "model/dp_rank_00_tp_rank_0{}_pp_rank_00.pt"
-
-
-def adapter_shards(case: str) -> Path:
-    return FIXTURES / case / "checkpoint-4" / "adapter_default" / "adapter_shards"
-
-
-@pytest.fixture
-def shards(tmp_path: Path) -> Path:
-    """A copy that may be damaged: TP 2, all linears, plain .pt."""
-    return Path(shutil.copytree(adapter_shards("b_tp2_all_pt"), tmp_path / "adapter_shards"))
-
-
-@pytest.fixture
-def xser_shards(tmp_path: Path) -> Path:
-    return Path(shutil.copytree(adapter_shards("a2_tp2_dp2_qv_xser"), tmp_path / "adapter_shards"))
-
-
-def read(shards: Path) -> NeuronCheckpoint:
-    checkpoint = read_neuron_checkpoint(shards, "default")
-    check_replicas(checkpoint)
-    return checkpoint
+from tests.neuron_ops.weights.shards import RANK_FILE, adapter_shards, read
 
 
 def edit_tensors(shards: Path, rank: int, **changes: Any) -> None:
     """Save a rank's file again, with each tensor whose name contains a key passed through a function."""
+    import torch
+
     path = shards / RANK_FILE.format(rank)
     tensors = torch.load(path, weights_only=True)
     for part, change in changes.items():
@@ -67,20 +40,6 @@ def test_an_adapter_is_found_whole(case: str, tensor_parallel_size: int, tensors
 
     assert checkpoint.tensor_parallel_size == tensor_parallel_size
     assert len(checkpoint.assemblies) == tensors
-
-
-def test_the_tensors_of_a_file_lie_where_torch_finds_them() -> None:
-    path = adapter_shards("b_tp2_all_pt") / RANK_FILE.format(1)
-    expected = torch.load(path, weights_only=True)
-
-    found = read_torch_file(path)
-
-    assert found.keys() == expected.keys()
-    for name, tensor in found.items():
-        with open(path, "rb") as stream:
-            stream.seek(tensor.offset)
-            data = np.frombuffer(stream.read(expected[name].nbytes), np.uint16).reshape(tensor.shape)
-        assert np.array_equal(data, expected[name].view(torch.uint16).numpy())
 
 
 def test_replicas_that_differ_are_refused_with_their_names_and_the_known_defect() -> None:
@@ -116,7 +75,7 @@ def test_a_missing_rank_file_is_named(shards: Path, rank: int) -> None:
         read(shards)
 
 
-@pytest.mark.parametrize("kept", [0, 100, 0.5, 0.99])
+@pytest.mark.parametrize("kept", [0, 0.5])
 def test_a_rank_file_that_was_cut_short_is_refused_with_its_length(shards: Path, kept: float) -> None:
     path = shards / RANK_FILE.format(1)
     size = int(path.stat().st_size * kept) if kept < 1 else int(kept)
@@ -188,6 +147,8 @@ def test_a_tensor_that_no_metadata_claims_is_refused(shards: Path) -> None:
 
 
 def test_a_tensor_that_no_metadata_claims_is_found_in_any_rank_s_file(shards: Path) -> None:
+    import torch
+
     path = shards / RANK_FILE.format(1)
     torch.save({**torch.load(path, weights_only=True), "model.layers.9.mlp.lora_A.weight": torch.ones(2)}, path)
 
@@ -237,50 +198,6 @@ def test_fused_sizes_that_do_not_fit_the_files_are_refused(shards: Path) -> None
 
     with pytest.raises(CorruptArtifact, match=r"gate_up_proj.*\[80, 160\]"):
         read(shards)
-
-
-class Harmful:
-    """Would create a file if its pickle ever ran."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (Path.touch, (self.path,))
-
-
-def test_a_pickle_that_asks_for_anything_but_tensors_is_refused_and_not_run(shards: Path, tmp_path: Path) -> None:
-    evil = tmp_path / "evil"
-    with zipfile.ZipFile(shards / RANK_FILE.format(0), "w") as archive:
-        archive.writestr("archive/data.pkl", pickle.dumps({"a": Harmful(evil)}, protocol=2))
-
-    with pytest.raises(CorruptArtifact, match=r"names __builtin__\.getattr .*it was not run"):
-        read(shards)
-
-    assert not evil.exists()
-
-
-@pytest.mark.parametrize("content", [[1, 2], {"a": 3}, OrderedDict(b="text")])
-def test_a_file_without_tensors_is_refused(shards: Path, content: object) -> None:
-    torch.save(content, shards / RANK_FILE.format(0))
-
-    with pytest.raises(CorruptArtifact, match="tp_rank_00"):
-        read(shards)
-
-
-def test_a_tensor_that_was_saved_as_a_view_is_read_correctly(tmp_path: Path) -> None:
-    whole = torch.arange(48, dtype=torch.float32).reshape(6, 8)
-    tensors = {"columns": whole[:, 2:5], "transposed": whole.T, "rows": whole[2:4], "scalar": whole[1, 1]}
-    torch.save(tensors, tmp_path / "views.pt")
-
-    found = read_torch_file(tmp_path / "views.pt")
-
-    from neuron_ops.weights.byte_ranges import OpenFile
-
-    with OpenFile(tmp_path / "views.pt") as source:
-        for name, tensor in tensors.items():
-            rows = tensor.shape[0] if tensor.ndim else 1
-            assert bytes(found[name].read(source, 0, rows)) == tensor.numpy().tobytes(), name
 
 
 @pytest.mark.parametrize(("ranks", "heads", "kv_heads", "repeat"), [(4, 8, 2, 2), (16, 32, 8, 2), (32, 32, 8, 4)])
