@@ -20,7 +20,6 @@ from pathlib import Path
 SEQUENCE_LENGTH = 256
 VOCABULARY = 2048
 WARM_UP = 10
-ROWS = 3000
 
 
 def main() -> None:
@@ -28,6 +27,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--rows", type=int, default=3000)
     parser.add_argument("--way", choices=sorted(WAYS), help="run this way in this process")
     parser.add_argument("--folder", type=Path)
     arguments = parser.parse_args()
@@ -35,7 +35,7 @@ def main() -> None:
         print(json.dumps(WAYS[arguments.way](arguments.folder, arguments.steps)))
         return
     with tempfile.TemporaryDirectory() as folder:
-        make_input(Path(folder))
+        make_input(Path(folder), arguments.rows)
         compare(Path(folder), arguments.runs, arguments.steps)
 
 
@@ -158,7 +158,7 @@ def real_tokens(folder: Path, steps: int) -> float:
     return sum(int((batch["input_ids"] != 0).sum()) for batch in batches) / len(batches)
 
 
-def make_input(folder: Path) -> None:
+def make_input(folder: Path, num_rows: int) -> None:
     """A random model of the demo's shape, and rows with lengths like dolly's, packed and padded."""
     import numpy as np
     import torch
@@ -173,7 +173,7 @@ def make_input(folder: Path) -> None:
     config = LlamaConfig(vocab_size=VOCABULARY, num_key_value_heads=4, max_position_embeddings=512, **shape)
     LlamaForCausalLM(config).save_pretrained(folder / "model")
     chance, rows = random.Random(0), []
-    for _ in range(ROWS):
+    for _ in range(num_rows):
         length = max(8, min(SEQUENCE_LENGTH, round(60 * chance.lognormvariate(0, 0.6))))
         ids = np.array([chance.randrange(1, VOCABULARY) for _ in range(length)], np.int32)
         rows.append(TokenRow(ids, np.where(np.arange(length) < length // 3, IGNORED, ids).astype(np.int32)))

@@ -14,7 +14,7 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 SMALLEST = {
     "merge": (("--shapes", "tiny", "--runs", "1"), "merge and verify"),
     "consolidate": (("--shapes", "tiny", "--runs", "1"), "tiny, 8 ranks, adapter"),
-    "train": (("--steps", "20", "--runs", "1"), "loop / bare, CPU per step: median"),
+    "train": (("--steps", "12", "--runs", "1", "--rows", "400"), "loop / bare, CPU per step: median"),
     "cluster_storm": (("--runs", "2"), "0 runs failed, 0 steps lost, 0 run twice"),
 }
 

@@ -1,11 +1,7 @@
-"""The whole graph on CPU: what each asset makes and shows, what is reused, and how mistakes end."""
+"""The whole graph on CPU: what each asset makes and shows, and what is reused."""
 
 import json
-import re
 import shutil
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -13,9 +9,6 @@ from pathlib import Path
 import pytest
 from dagster import (
     AssetKey,
-    AssetMaterialization,
-    DagsterEvent,
-    DagsterEventType,
     DagsterInstance,
     ExecuteInProcessResult,
     MarkdownMetadataValue,
@@ -25,38 +18,26 @@ from dagster._core.definitions.data_version import (
     DATA_VERSION_TAG,
     get_input_data_version_tag,
 )
-from dagster_shared.error import SerializableErrorInfo
 
 from neuron_ops.steps.table import BY_ARTIFACT, RAW_DATASET, STEPS, upstream
-from neuron_ops.store.artifacts import MANIFEST
 from tests.fine_tune_assets.conftest import Project
+from tests.fine_tune_assets.process_starts import Watch
+from tests.fine_tune_assets.run_events import (
+    address,
+    errors,
+    materializations,
+    metadata,
+    retries,
+    versions_of,
+)
 
 pytestmark = pytest.mark.slow
 
+
 ARTIFACTS = tuple(step.artifact for step in STEPS)
+
+
 UP_TO_TRAINING = ("base_model", "tokenized_dataset", "compiled_graph_cache", "lora_checkpoints")
-STARTS_A_PROCESS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.exec", "os.system"}
-
-
-class Watch:
-    """Python's own record of every process that this process starts; an audit hook cannot be got around."""
-
-    def __init__(self) -> None:
-        self._started: list[str] | None = None
-        sys.addaudithook(self._note)
-
-    @contextmanager
-    def steps(self) -> Iterator[list[str]]:
-        """The step programs started within the block; Dagster starts `tail` besides, to capture its log."""
-        steps: list[str] = []
-        self._started = []
-        yield steps
-        steps += [verb for started in self._started for verb in re.findall(r"'neuron_ops\.steps\.(\w+)'", started)]
-        self._started = None
-
-    def _note(self, event: str, arguments: tuple[object, ...]) -> None:
-        if self._started is not None and event in STARTS_A_PROCESS:
-            self._started.append(str(arguments))
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +70,6 @@ def copy(made: Made, tmp_path: Path) -> Project:
     """A copy of the finished project that a test may damage."""
     shutil.copytree(made.project.root, tmp_path / "copy")
     return Project(tmp_path / "copy")
-
-
-# --- what an asset makes and shows
 
 
 def test_one_command_makes_everything_from_the_dataset_version_to_the_evaluation(made: Made) -> None:
@@ -225,9 +203,6 @@ def test_the_command_line_reports_the_verdict(made: Made) -> None:
     ]
 
 
-# --- what is reused
-
-
 def test_materializing_again_reuses_everything_and_starts_no_step(made: Made, watch: Watch) -> None:
     with watch.steps() as steps:
         again = made.project.materialize("v1")
@@ -263,83 +238,6 @@ def test_another_dataset_version_shares_the_base_model_and_the_compiled_graphs(m
     assert address(second, "compiled_graph_cache") == address(made.result, "compiled_graph_cache")
 
 
-# --- how mistakes end
-
-
-def test_rows_without_a_column_end_in_one_sentence_before_any_training(copy: Project) -> None:
-    deliver_rows_without_responses(copy, "v3")
-
-    failed = copy.materialize("v3")
-
-    error = only_error(failed, "tokenized_dataset")
-    assert "response" in error.message
-    assert "rows.jsonl" in error.message
-    assert "lora_checkpoints" not in materializations(failed)
-
-
-def test_an_unknown_override_ends_in_one_sentence_at_the_first_step(copy: Project) -> None:
-    failed = copy.materialize("v1", "base_model", training__step=3)
-
-    assert "did you mean 'max_steps'?" in only_error(failed, "base_model").message
-
-
-def test_a_cut_base_model_is_found_before_it_is_used(copy: Project) -> None:
-    weights = Path(copy.lineage("v1").require("base_model").location, "model.safetensors")
-    weights.write_bytes(weights.read_bytes()[:-1])
-
-    failed = copy.materialize("v1", "base_model")
-
-    error = only_error(failed, "base_model")
-    assert "model.safetensors is missing or has another size" in error.message
-    assert "materialize base_model again" in error.message
-
-
-def test_a_changed_byte_of_the_base_model_is_found_by_the_step_that_reads_it(copy: Project) -> None:
-    tokenizer = Path(copy.lineage("v1").require("base_model").location, "model.safetensors")
-    data = bytearray(tokenizer.read_bytes())
-    data[-1] ^= 1
-    tokenizer.write_bytes(data)
-
-    failed = copy.materialize("v1", *UP_TO_TRAINING, dataset__holdout_fraction=0.2)
-
-    [error] = [error for _, error in errors(failed)]
-    assert "model.safetensors holds other bytes" in error.message
-
-
-def test_the_command_line_shows_a_mistake_without_a_stack_of_frames(copy: Project) -> None:
-    deliver_rows_without_responses(copy, "v3")
-
-    done = copy.command(*copy.materialize_words("v3", "tokenized_dataset"))
-
-    assert done.returncode == 1
-    assert "response" in done.stderr
-    assert 'File "' not in done.stderr
-    assert "Traceback" not in done.stdout + done.stderr
-    assert "STEP_UP_FOR_RETRY" not in done.stderr
-
-
-# --- what a failed check stops
-
-
-def test_a_blocking_check_that_failed_stops_the_rest_of_the_run(copy: Project) -> None:
-    fail_check(copy, "tokenized_dataset")
-
-    failed = copy.materialize("v1")
-
-    assert not failed.success
-    assert "tokenized_dataset" in materializations(failed), "what was made stays on record"
-    assert not {"lora_checkpoints", "consolidated_weights", "merged_model"} & set(materializations(failed))
-    assert retries(failed) == []
-
-
-def test_a_blocking_check_that_failed_stops_a_later_run_too(copy: Project) -> None:
-    fail_check(copy, "tokenized_dataset")
-
-    failed = copy.materialize("v1", "lora_checkpoints")
-
-    assert "failed its check 'answers_are_in_the_loss'" in only_error(failed, "lora_checkpoints").message
-
-
 def test_a_model_that_is_not_better_than_its_base_is_stopped(copy: Project) -> None:
     failed = copy.materialize("v1", "evaluation", evaluation__min_improvement=100.0)
 
@@ -348,68 +246,3 @@ def test_a_model_that_is_not_better_than_its_base_is_stopped(copy: Project) -> N
     assert not gate.passed
     assert gate.blocking
     assert retries(failed) == []
-
-
-# --- helpers
-
-
-def deliver_rows_without_responses(project: Project, version: str) -> None:
-    folder = project.root / "without-responses"
-    folder.mkdir()
-    rows = [{"instruction": f"Count to {number}.", "context": ""} for number in range(50)]
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    project.raw.land(version, folder)
-    project.register(version)
-
-
-def fail_check(project: Project, artifact: str) -> None:
-    """Rewrite a finished artifact's manifest as its step would have, had its first check failed."""
-    found = project.lineage("v1").require(artifact)
-    path = Path(project.settings.store, str(found.address), MANIFEST)
-    manifest = json.loads(path.read_text())
-    manifest["checks"][0]["passed"] = False
-    path.write_text(json.dumps(manifest))
-
-
-def events(result: ExecuteInProcessResult, kind: DagsterEventType) -> list[DagsterEvent]:
-    return [event for event in result.all_events if event.event_type == kind]
-
-
-def materializations(result: ExecuteInProcessResult) -> dict[str, AssetMaterialization]:
-    found = events(result, DagsterEventType.ASSET_MATERIALIZATION)
-    return {str(event.step_key): event.step_materialization_data.materialization for event in found}
-
-
-def metadata(result: ExecuteInProcessResult) -> dict[str, Mapping[str, object]]:
-    return {
-        name: {key: value.value for key, value in event.metadata.items()}
-        for name, event in materializations(result).items()
-    }
-
-
-def address(result: ExecuteInProcessResult, artifact: str) -> object:
-    return metadata(result)[artifact]["address"]
-
-
-def versions_of(result: ExecuteInProcessResult) -> dict[str, str]:
-    return {name: (event.tags or {})[DATA_VERSION_TAG] for name, event in materializations(result).items()}
-
-
-def errors(result: ExecuteInProcessResult) -> list[tuple[str, SerializableErrorInfo]]:
-    failures = events(result, DagsterEventType.STEP_FAILURE)
-    found = [(str(event.step_key), event.step_failure_data.error) for event in failures]
-    return [(step, error) for step, error in found if error is not None]
-
-
-def retries(result: ExecuteInProcessResult) -> list[DagsterEvent]:
-    return events(result, DagsterEventType.STEP_UP_FOR_RETRY)
-
-
-def only_error(result: ExecuteInProcessResult, artifact: str) -> SerializableErrorInfo:
-    """The one failure of a run: of this step, not retried, without frames."""
-    [(step, error)] = errors(result)
-    assert step == artifact
-    assert retries(result) == []
-    assert error.stack == []
-    assert error.cause is None
-    return error
