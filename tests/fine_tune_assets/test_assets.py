@@ -186,7 +186,7 @@ def test_the_command_line_plans_what_was_made(made: Made) -> None:
     assert trained is not None
     assert trained.asset_materialization is not None
     truth = trained.asset_materialization.metadata
-    assert said["epochs"]["epochs"]["low"] == pytest.approx(truth["epochs"].value, abs=0.001)
+    assert said["epochs"]["number"]["low"] == pytest.approx(truth["epochs"].value, abs=0.001)
     assert said["duration"]["tokens_per_second"]["low"] == pytest.approx(truth["tokens_per_second"].value, rel=1e-5)
 
 

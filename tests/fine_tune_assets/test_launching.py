@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 
 PATIENCE = 120.0
 """Seconds to wait for something that takes a few on a machine of its own."""
-STEPS = 40
+STEPS = 20
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from neuron_ops.recipe.file import load_recipe
 from neuron_ops.steps.table import RAW_DATASET
 from tests.fine_tune_assets.conftest import Project, Typed, assert_refused
 
-MALFORMED = ["../x", "a...b", "with space", "a/b", ".hidden", "-v1", "x" * 101]
+MALFORMED = ["../x", "-v1"]
 
 
 def registered(project: Project) -> list[str]:
@@ -103,10 +103,15 @@ def test_removing_an_unknown_version_removes_nothing_and_shows_the_known_ones(pr
     assert registered(project) == ["v1"]
 
 
-@pytest.mark.parametrize("words", [("add", "v1"), ("list",), ("remove", "v1")])
 @pytest.mark.parametrize(
-    ("home", "says"),
-    [("", "DAGSTER_HOME is not set"), ("relative/home", "an absolute path"), ("FILE", "cannot be used as a folder")],
+    ("words", "home", "says"),
+    [
+        (("add", "v1"), "", "DAGSTER_HOME is not set"),
+        (("remove", "v1"), "", "DAGSTER_HOME is not set"),
+        (("list",), "", "DAGSTER_HOME is not set"),
+        (("list",), "relative/home", "an absolute path"),
+        (("list",), "FILE", "cannot be used as a folder"),
+    ],
 )
 def test_partitions_need_a_home_that_lasts(
     project: Project, typed: Typed, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], home: str, says: str
@@ -210,19 +215,23 @@ def test_the_schema_documents_every_field(typed: Typed) -> None:
     assert [name for name, field in fields if not field.get("description")] == []
 
 
+SHOW = ("recipe", "show")
+
+
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("words", "options", "says"),
     [
-        (("--recipe", "tiny_lama_cpu"), "did you mean 'tiny_llama_cpu'?"),
-        (("--recipe", "nowhere.yaml"), "'nowhere.yaml' does not exist"),
-        (("--set", "training.max_steps"), "has no '='"),
-        (("--set", "training.max_step=5"), "did you mean 'max_steps'?"),
-        (("--set", "training.max_steps=many"), "training.max_steps"),
-        (("--set", "training.max_steps=[1"), "is not a YAML value"),
-        (("--set", "training.max_steps.more=1"), "is a value, not a section"),
+        (SHOW, ("--recipe", "tiny_lama_cpu"), "did you mean 'tiny_llama_cpu'?"),
+        (SHOW, ("--recipe", "nowhere.yaml"), "'nowhere.yaml' does not exist"),
+        (SHOW, ("--set", "training.max_steps"), "has no '='"),
+        (SHOW, ("--set", "training.max_step=5"), "did you mean 'max_steps'?"),
+        (SHOW, ("--set", "training.max_steps=many"), "training.max_steps"),
+        (SHOW, ("--set", "training.max_steps=[1"), "is not a YAML value"),
+        (SHOW, ("--set", "training.max_steps.more=1"), "is a value, not a section"),
+        (("plan", "v1"), ("--recipe", "tiny_lama_cpu"), "did you mean 'tiny_llama_cpu'?"),
+        (("plan", "v1"), ("--set", "training.max_step=5"), "did you mean 'max_steps'?"),
     ],
 )
-@pytest.mark.parametrize("words", [("recipe", "show"), ("plan", "v1")])
 def test_a_recipe_or_an_override_that_cannot_work_is_refused(
     project: Project, typed: Typed, words: tuple[str, ...], options: tuple[str, ...], says: str
 ) -> None:

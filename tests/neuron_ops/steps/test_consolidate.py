@@ -19,13 +19,20 @@ DIVERGED = FIXTURES / "b2_tp2_all_sp_default_diverged" / "checkpoint-4"
 
 MakeBench = Callable[..., Bench]
 
+# S3 is read and written as for every step but the merge; that a checkpoint comes from there is tested once.
+on_a_folder = pytest.mark.parametrize("root_url", ["folder"], indirect=True)
+
 
 @pytest.fixture
 def bench(store: ArtifactStore, tmp_path: Path) -> MakeBench:
     return lambda checkpoint, **options: make_bench(store, tmp_path, checkpoint, **options)
 
 
-@pytest.mark.parametrize(("checkpoint", "layout"), [(SHARDED, "neuron"), (ADAPTER, "peft")])
+@pytest.mark.parametrize(
+    ("root_url", "checkpoint", "layout"),
+    [("folder", ADAPTER, "peft"), ("s3", SHARDED, "neuron"), ("folder", SHARDED, "neuron")],
+    indirect=["root_url"],
+)
 def test_the_best_checkpoint_becomes_an_adapter_folder(checkpoint: Path, layout: str, bench: MakeBench) -> None:
     artifact = bench(checkpoint).make("consolidate", consolidate.build)
 
@@ -45,6 +52,7 @@ def test_the_best_checkpoint_becomes_an_adapter_folder(checkpoint: Path, layout:
     }
 
 
+@on_a_folder
 def test_the_checks_are_the_declared_ones_and_pass(bench: MakeBench) -> None:
     artifact = bench(SHARDED).make("consolidate", consolidate.build)
 
@@ -54,6 +62,7 @@ def test_the_checks_are_the_declared_ones_and_pass(bench: MakeBench) -> None:
     assert all(check.passed for check in artifact.manifest.checks)
 
 
+@on_a_folder
 def test_an_adapter_without_all_its_targets_fails_its_check_and_nothing_is_built_on_it(bench: MakeBench) -> None:
     made = bench(FIXTURES / "a_tp2_qv_pt" / "checkpoint-4", targets=ALL)
 
@@ -65,6 +74,7 @@ def test_an_adapter_without_all_its_targets_fails_its_check_and_nothing_is_built
     assert artifact.manifest.checks[0].values == {"factors": 16, "expected": 56}
 
 
+@on_a_folder
 def test_a_diverged_checkpoint_gives_one_clear_error_and_no_artifact(bench: MakeBench) -> None:
     made = bench(DIVERGED)
 
@@ -79,6 +89,7 @@ def test_a_diverged_checkpoint_gives_one_clear_error_and_no_artifact(bench: Make
     assert made.names("consolidated_weights") == []
 
 
+@on_a_folder
 def test_a_best_checkpoint_that_is_gone_is_missed_by_name(bench: MakeBench) -> None:
     made = bench(ADAPTER)
     made.lineage.store.remove(consolidate.best_checkpoint(made.lineage).address)
@@ -93,6 +104,7 @@ def test_a_best_checkpoint_that_is_gone_is_missed_by_name(bench: MakeBench) -> N
     ), "a finished training would be reused"
 
 
+@on_a_folder
 def test_a_checkpoint_that_lost_bytes_since_is_refused(bench: MakeBench) -> None:
     made = bench(ADAPTER)
     checkpoint = consolidate.best_checkpoint(made.lineage)
@@ -106,6 +118,7 @@ def test_a_checkpoint_that_lost_bytes_since_is_refused(bench: MakeBench) -> None
     assert made.artifact("consolidated_weights") is None
 
 
+@on_a_folder
 @pytest.mark.slow
 def test_killed_at_any_moment_it_leaves_no_half_artifact_and_the_next_run_cleans_up(
     bench: MakeBench, tmp_path: Path
@@ -115,7 +128,7 @@ def test_killed_at_any_moment_it_leaves_no_half_artifact_and_the_next_run_cleans
     assert code == 0, said
     address = made.lineage.provenance("consolidated_weights").address
 
-    for moment in moments(seconds, 3):
+    for moment in moments(seconds, 2):
         made.lineage.store.remove(address)
         made.kill("consolidate", moment)
         half = made.artifact("consolidated_weights")
