@@ -9,7 +9,7 @@ export DAGSTER_HOME := $(CURDIR)/.fine_tune/dagster
 export FINE_TUNE_STORE := $(CURDIR)/.fine_tune/artifacts
 export DAGSTER_DISABLE_TELEMETRY := 1
 
-.PHONY: help demo ui test check lint types install tools images clean
+.PHONY: help demo ui pictures test check lint types install tools images clean
 
 help:
 	@echo "make demo    fine-tune, merge and judge the shipped model on the shipped dataset ($(VERSION))"
@@ -30,6 +30,10 @@ demo: install
 
 ui: install
 	$(BIN)/dagster dev
+
+# For the README, after `make demo`; needs Chromium.
+pictures: install
+	$(BIN)/python -m tools.pictures docs/images
 
 test: install tools lint types
 	$(BIN)/pytest -n 2 --dist loadfile

@@ -50,8 +50,9 @@ def test_every_make_target_in_the_readme_exists(command: str) -> None:
 
 
 def test_every_path_in_the_documents_exists() -> None:
-    text = README + (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-    paths = re.findall(r"`((?:neuron_ops|fine_tune_assets|docs|tests|benchmarks)/[\w./]*)`", text)
+    pages = ("README.md", "CONTRIBUTING.md", "docs/architecture.md")
+    text = "".join((ROOT / page).read_text(encoding="utf-8") for page in pages)
+    paths = re.findall(r"`((?:neuron_ops|fine_tune_assets|docs|tests|benchmarks|tools)/[\w./]*)`", text)
 
     assert [path for path in paths if not (ROOT / path).exists()] == []
     assert paths
