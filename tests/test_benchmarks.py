@@ -42,4 +42,5 @@ def test_a_benchmark_runs_to_its_end(name: str, tmp_path: Path) -> None:
 def test_the_page_of_figures_names_every_benchmark(path: Path) -> None:
     is_program = "__main__" in path.read_text(encoding="utf-8")
 
-    assert is_program == (f"`benchmarks/{path.name}`" in (BENCHMARKS.parent / "docs" / "benchmarks.md").read_text(encoding="utf-8"))
+    page = (BENCHMARKS.parent / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    assert is_program == (f"`benchmarks/{path.name}`" in page)

@@ -216,7 +216,7 @@ def connect(kubeconfig: str | None, namespace: str | None) -> Client:
         InvalidInput: KUBECONFIG names no usable file.
     """
     settings = Configuration()
-    settings.retries = False  # how long a silent server is borne is for whoever asks to say, not for urllib3
+    settings.retries = False  # whoever asks decides how long a silent server is waited for, not urllib3
     try:
         own = _load(settings, kubeconfig)
     except config.ConfigException as error:

@@ -111,16 +111,17 @@ class PodSettings(_Closed):
 
 
 class Pods(_Closed):
-    """The deployment: its namespace, its patience, and settings from general to specific."""
+    """The deployment: its namespace, its limits, and settings from general to specific."""
 
     namespace: Name | None = None
     """Namespace of the step pods; null: the run's."""
     user: Annotated[int, Field(ge=1)] | None = None
     """User and file system group that pods run as; null: the image's own user, which must not be root."""
     pending_timeout_seconds: Seconds = 1800
-    """A step whose pod has not run for so long fails. Nodes with accelerators need minutes to appear."""
+    """A step fails whose pod has not run for so long, or any pod of its several nodes. Nodes with accelerators need
+    minutes to appear."""
     check_interval_seconds: Seconds = 15
-    """Seconds between two looks at a run's pods: one list of pods each."""
+    """Seconds between two looks at the pods of a run, or of a training on several nodes: one list of pods each."""
     max_disruptions: Annotated[int, Field(ge=0)] = 10
     """How often one try of a step is started again because a node of it was taken away. Not counted as a retry."""
     default: PodSettings = PodSettings(cpu="1", memory="4Gi", scratch="20Gi")

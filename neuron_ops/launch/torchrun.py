@@ -24,8 +24,9 @@ from neuron_ops.launch.outcome import ERROR_FILE, ExitResult, read_error
 
 log = logging.getLogger(__name__)
 
-RENDEZVOUS_SECONDS = 1800
-"""How long a node waits for the others: their pods may still be pulling an image."""
+RENDEZVOUS_SECONDS = 7 * 24 * 3600
+"""How long a node waits for the others. Longer than whoever starts the nodes waits for their machines: it knows which
+one is missing and why, and ends them all."""
 POLL_SECONDS = 0.2
 
 

@@ -125,7 +125,7 @@ def test_an_unknown_deployment_is_one_clear_error(monkeypatch: pytest.MonkeyPatc
         read_settings()
 
 
-def test_the_executor_shows_the_teams_patience_as_its_defaults() -> None:
+def test_the_executor_shows_the_teams_limits_as_its_defaults() -> None:
     pods = Pods(pending_timeout_seconds=77, check_interval_seconds=5, max_disruptions=1)
 
     fields = pod_executor(pods).config_schema.config_type.fields  # type: ignore[attr-defined]

@@ -66,7 +66,7 @@ def test_every_everyday_fault_is_named_and_ends_as_it_should(deploy: Deploy) -> 
     assert "The last lines of its log:" in story.error("tokenized_dataset")
     assert story.error("tokenized_dataset").endswith("No module named dagster_postgres")
     assert story.ends("tokenized_dataset") == ["STEP_UP_FOR_RETRY", "STEP_FAILURE"]
-    # No node: the scheduler's words while it waits, and in the failure that no other try would mend.
+    # No node: the scheduler's words while it waits, and in the failure, which no other try would help.
     assert any("cannot be scheduled: 0/2 nodes are available" in text for text in story.said("lora_checkpoints"))
     assert "it did not run within 25 seconds (pending_timeout_seconds): pod " in story.error("lora_checkpoints")
     assert "node(s) didn't match Pod's node affinity/selector" in story.error("lora_checkpoints")

@@ -46,9 +46,9 @@ def test_a_pod_that_never_runs_fails_the_step_for_good() -> None:
 def test_a_pod_that_is_never_seen_to_end_is_given_up_and_the_step_tried_again() -> None:
     """A node that is cut off keeps its pods in the state of being ended, for as long as the cluster knows the node."""
     watch = Watch(LIMITS)
-    ending = Waiting("pod train-x1 is being ended", lost=True)
+    being_ended = Waiting("pod train-x1 is being ended", lost=True)
 
-    verdicts = [_judge(watch, ending, now) for now in (0.0, 600.0)]
+    verdicts = [_judge(watch, being_ended, now) for now in (0.0, 600.0)]
 
     assert [(verdict.failure is None, verdict.retry) for verdict in verdicts] == [(True, True), (False, True)]
 

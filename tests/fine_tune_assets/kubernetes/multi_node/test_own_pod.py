@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 
 from fine_tune_assets.kubernetes.multi_node.own_pod import open_training
+from fine_tune_assets.kubernetes.pods import load_pods
 from neuron_ops.errors import InvalidInput
+from neuron_ops.launch.torchrun import RENDEZVOUS_SECONDS
 from neuron_ops.recipe.file import load_recipe
 from neuron_ops.steps.addresses import Lineage
 from neuron_ops.steps.table import BY_VERB
@@ -13,6 +15,8 @@ from neuron_ops.store.artifacts import ArtifactStore
 from neuron_ops.store.raw_datasets import RawDatasets
 from tests.cluster.cluster import Cluster
 from tests.fine_tune_assets.kubernetes.multi_node.bench import Bench, assert_nothing_is_left
+
+OVERLAYS = Path(__file__).parents[4] / "deployments" / "kubernetes" / "overlays"
 
 
 @pytest.fixture
@@ -37,6 +41,14 @@ def test_the_team_s_pending_timeout_bounds_a_training_on_several_nodes(
     assert "cannot be scheduled: 0/2 nodes are available" in str(result.error)
     assert result.final
     assert_nothing_is_left(cluster)
+
+
+@pytest.mark.parametrize("overlay", ["minimal", "eks", "hyperpod"])
+def test_the_nodes_wait_for_each_other_longer_than_the_step_waits_for_their_machines(overlay: str) -> None:
+    """Else torchrun on the node that came first would give up, and say less."""
+    pods = load_pods(str(OVERLAYS / overlay / "pods.yaml"))
+
+    assert pods.pending_timeout_seconds < RENDEZVOUS_SECONDS
 
 
 def test_a_process_that_is_in_no_pod_cannot_start_others(
