@@ -15,7 +15,8 @@ help:
 	@echo "make demo    fine-tune, merge and judge the shipped model on the shipped dataset ($(VERSION))"
 	@echo "make ui      open the Dagster UI on what the demo made: http://localhost:3000"
 	@echo "make test    everything that CI runs: lint, types, all tests"
-	@echo "make check   the same without the slow, browser and cluster tests, for the inner loop"
+	@echo "make check   the same for the inner loop: about a minute of tests. Left out are the slow, browser and cluster"
+	@echo "             tests, those of the test cluster itself (tests/cluster) and of the manifests (tests/deployments)"
 	@echo "make images  build both container images; docs/kubernetes.md says how to push them"
 	@echo "make clean   remove the environment and everything the demo made"
 
@@ -39,7 +40,8 @@ test: install tools lint types
 	$(BIN)/pytest -n 2 --dist loadfile
 
 check: install lint types
-	$(BIN)/pytest -n 2 --dist loadfile -m "not slow and not ui and not cluster"
+	$(BIN)/pytest -n 2 --dist loadfile -m "not slow and not ui and not cluster" \
+		--ignore tests/cluster --ignore tests/deployments
 
 lint:
 	$(BIN)/ruff check .

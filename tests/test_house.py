@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,8 @@ ROOT = Path(__file__).parent.parent
 # Reads the files that Trainium's libraries wrote: names in their pickles, and an unpickler that admits tensors only.
 LEGACY = "neuron_ops/weights/torch_zip.py"
 HEAVY = ("torch", "transformers", "peft", "datasets", "boto3", "s3fs", "kubernetes", "dagster_k8s")
+# Every worker of a test run pays for what a test module imports, whichever tests it runs: 6 CPU s for these.
+COSTLY_TO_COLLECT = {"torch", "transformers", "peft", "datasets", "accelerate"}
 
 
 def _sources(package: str, *, without: tuple[str, ...] = ()) -> Iterator[tuple[str, str]]:
@@ -127,3 +130,63 @@ def test_every_module_says_what_belongs_in_it() -> None:
     everything = [*_sources("fine_tune_assets"), *_sources("neuron_ops")]
 
     assert [name for name, text in everything if not text.startswith('"""')] == []
+
+
+@cache
+def _imported_at_module_level(path: Path) -> frozenset[str]:
+    """Dotted names of modules, and of what is taken from them, which may be modules too."""
+    names: set[str] = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return frozenset(names)
+
+
+@cache
+def _path_of(module: str) -> Path | None:
+    path = ROOT / module.replace(".", "/")
+    return next((found for found in (path.with_suffix(".py"), path / "__init__.py") if found.is_file()), None)
+
+
+def _reached_from(path: Path) -> set[str]:
+    """Every module that importing this file imports, through our own."""
+    found: set[str] = set()
+    todo = set(_imported_at_module_level(path))
+    while todo:
+        module = todo.pop()
+        found.add(module)
+        ours = _path_of(module)
+        parents = {module.rpartition(".")[0]} - {""}
+        todo |= (parents | (_imported_at_module_level(ours) if ours else frozenset())) - found
+    return found
+
+
+def test_collecting_the_tests_imports_nothing_costly() -> None:
+    modules = [path for name in ("test_*.py", "conftest.py") for path in (ROOT / "tests").rglob(name)]
+
+    costly = {path.relative_to(ROOT).as_posix(): COSTLY_TO_COLLECT & _reached_from(path) for path in modules}
+
+    assert {name: found for name, found in costly.items() if found} == {}
+    assert len(costly) > 100
+
+
+# To be split; nothing may be added.
+LONG = {
+    "tests/fine_tune_assets/kubernetes/test_executor.py",
+    "tests/fine_tune_assets/kubernetes/test_multi_node.py",
+    "tests/fine_tune_assets/kubernetes/test_observer.py",
+    "tests/neuron_ops/recipe/test_recipe.py",
+    "tests/neuron_ops/steps/test_addresses.py",
+    "tests/neuron_ops/steps/test_train.py",
+}
+
+
+def test_no_file_of_tests_is_too_long_to_read() -> None:
+    lengths = {
+        path.relative_to(ROOT).as_posix(): len(path.read_text(encoding="utf-8").splitlines())
+        for path in (ROOT / "tests").rglob("*.py")
+    }
+
+    assert {name: length for name, length in lengths.items() if length > 300 and name not in LONG} == {}

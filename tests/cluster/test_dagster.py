@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import boto3
 import pytest
 from dagster import DagsterEventType, DagsterRunStatus
 
@@ -86,6 +85,8 @@ def _ended(deployment: Deployment) -> list[str | None]:
 
 
 def _logs_in_s3(deployment: Deployment) -> str:
+    import boto3
+
     s3 = boto3.client("s3")
     keys = [entry["Key"] for entry in s3.list_objects_v2(Bucket=deployment.log_bucket)["Contents"]]
     bodies = [s3.get_object(Bucket=deployment.log_bucket, Key=key)["Body"].read() for key in keys]

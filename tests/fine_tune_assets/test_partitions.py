@@ -73,6 +73,7 @@ def test_materializing_an_unknown_version_says_in_one_line_what_to_do(
     assert "Traceback" not in done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_a_run_that_was_tagged_with_an_unknown_version_makes_nothing_of_that_version(project: Project) -> None:
     with project.instance() as instance:
         lineage = _job(project).execute_in_process(

@@ -1,5 +1,6 @@
 """The plan as the last door before an accelerator: a no-go is seen in the UI, and nothing is launched."""
 
+import pytest
 from dagster import AssetKey, DagsterEventType
 
 from tests.fine_tune_assets.conftest import Project
@@ -8,6 +9,7 @@ from tests.neuron_ops.planning.conftest import fetch_base, publish
 ASSET = "compiled_graph_cache"
 
 
+@pytest.mark.slow
 def test_a_no_go_stops_before_anything_is_launched_and_is_not_tried_again(project: Project) -> None:
     project.deliver("v1")
     project.register("v1")

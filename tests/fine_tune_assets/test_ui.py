@@ -1,5 +1,7 @@
 """The UI in a browser: what a person sees, from lineage to the loss picture, and what they can start."""
 
+from __future__ import annotations
+
 import json
 import re
 import shutil
@@ -8,18 +10,20 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
 import yaml
 from dagster import DagsterRunStatus
-from playwright.sync_api import Locator, Page, expect, sync_playwright
 
 from neuron_ops.steps.table import BY_ARTIFACT, RAW_DATASET, STEPS
 from tests.fine_tune_assets.conftest import Project
 from tests.neuron_ops.steps.finishing import finish_all
 from tests.ports import free_port
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Locator, Page
 
 pytestmark = [pytest.mark.ui, pytest.mark.slow]
 
@@ -70,6 +74,8 @@ def server(tmp_path_factory: pytest.TempPathFactory, dagster_home: Path) -> Iter
 
 @pytest.fixture
 def page() -> Iterator[Page]:
+    from playwright.sync_api import expect, sync_playwright
+
     if CHROMIUM is None:
         pytest.skip("NO BROWSER: the UI was not tested. Install Debian's: apt-get install chromium")
     with sync_playwright() as playwright:
@@ -85,6 +91,8 @@ def page() -> Iterator[Page]:
 def test_a_person_sees_the_lineage_materializes_a_partition_and_sees_the_loss_picture(
     server: Server, page: Page, tmp_path: Path
 ) -> None:
+    from playwright.sync_api import expect
+
     page.goto(f"{server.url}/assets/evaluation?view=lineage&lineageScope=upstream&lineageDepth=10")
     for group in ("inputs", "training", "model"):
         expect(page.get_by_text(group, exact=True).first).to_be_visible()

@@ -16,6 +16,7 @@ from tools.demo.world import documents
 PACKAGE = Path(str(package_path("package:demo")))
 MODEL = PACKAGE / "model"
 RAW = PACKAGE / "raw"
+TEMPLATE = Path(__file__).parents[2] / "tools" / "demo" / "chat_template.jinja"
 UNSEEN_SEED = 31_415
 
 QUESTION = {"role": "user", "content": "What does a cow eat?"}
@@ -111,8 +112,8 @@ def test_the_tokenizer_marks_begin_end_and_padding_differently(tokenizer):
     assert len(tokenizer) == json.loads((MODEL / "config.json").read_text())["vocab_size"] == 2048
 
 
-def test_the_shipped_chat_template_is_the_packages_own(tokenizer):
-    assert tokenizer.chat_template == (PACKAGE / "chat_template.jinja").read_text()
+def test_the_shipped_chat_template_is_the_generators_own(tokenizer):
+    assert tokenizer.chat_template == TEMPLATE.read_text()
 
 
 def test_the_assistant_mask_covers_the_answer_and_its_end_of_turn_only(tokenizer):

@@ -132,6 +132,7 @@ def test_a_new_home_is_made_on_first_use(project: Project, typed: Typed, monkeyp
     assert (project.root / "new" / "home" / "dagster.yaml").is_file()
 
 
+@pytest.mark.slow
 def test_a_dagster_home_that_is_mounted_is_left_as_it_is(project: Project) -> None:
     config = project.home / "dagster.yaml"
     os.utime(config, (1, 1))

@@ -137,6 +137,7 @@ def test_a_dry_merge_foresees_the_files_and_writes_nothing(typed: Typed, tmp_pat
 
 
 @pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.slow
 def test_a_terminal_shows_a_progress_bar(command: str, tmp_path: Path) -> None:
     words = [str(tmp_path / "out") if word == "OUT" else str(word) for word in COMMANDS[command]]
     ours, theirs = pty.openpty()
@@ -167,6 +168,7 @@ def read_all(terminal: int) -> str:
     return shown.decode()
 
 
+@pytest.mark.slow
 def test_neither_command_imports_torch_or_dagster_and_blas_has_one_thread(tmp_path: Path) -> None:
     words = ["merge", str(BASE), str(tmp_path / "out"), "--adapter", str(ADAPTER)]
     program = (

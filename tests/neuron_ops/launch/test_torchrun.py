@@ -133,6 +133,7 @@ def test_a_step_that_a_person_types_starts_every_process_and_ends_with_its_error
     assert "OMP_NUM_THREADS" not in done.stderr, "torchrun's banner about threads"
 
 
+@pytest.mark.slow
 def test_a_step_that_a_person_types_without_its_inputs_starts_no_process(model: Path, tmp_path: Path) -> None:
     lineage = make_lineage(tmp_path, make_recipe(model, hardware__processes=2))
     shutil.rmtree(tmp_path / "store" / "compiled_graph_cache")

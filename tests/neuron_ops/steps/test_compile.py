@@ -209,6 +209,7 @@ def compile_on_two_nodes(lineage: Lineage, folder: Path) -> ExitResult:
     return process.run([sys.executable, "-m", "neuron_ops.steps.compile", *words], {})
 
 
+@pytest.mark.slow
 def test_two_nodes_warm_up_together_and_only_the_first_compiles_and_publishes(
     make_lineage: Callable[..., Lineage], neuron: Compiler, tmp_path: Path
 ) -> None:
@@ -249,6 +250,7 @@ def test_a_finished_cache_for_two_nodes_starts_none_of_them(
     assert neuron.calls(0) == neuron.calls(1) == []
 
 
+@pytest.mark.slow
 def test_what_a_rank_of_any_node_reports_is_this_steps_error_and_not_its_consequence(
     make_lineage: Callable[..., Lineage], neuron: Compiler, tmp_path: Path
 ) -> None:
@@ -266,6 +268,7 @@ def test_what_a_rank_of_any_node_reports_is_this_steps_error_and_not_its_consequ
 
 
 @pytest.mark.parametrize("killed", [0, 1])
+@pytest.mark.slow
 def test_a_node_that_is_killed_ends_the_warm_up_of_all(
     make_lineage: Callable[..., Lineage], neuron: Compiler, tmp_path: Path, killed: int
 ) -> None:

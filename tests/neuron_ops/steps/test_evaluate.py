@@ -90,6 +90,7 @@ def test_the_losses_are_those_that_training_measured(lineage: Lineage, model: Pa
 
 
 @pytest.mark.parametrize("scale", [2.0, 0.5])
+@pytest.mark.slow
 def test_an_adapter_merged_at_another_scale_is_noticed(
     scale: float, lineage: Lineage, model: Path, tmp_path: Path
 ) -> None:

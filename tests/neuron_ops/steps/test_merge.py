@@ -140,6 +140,7 @@ def test_a_base_that_was_changed_after_it_was_published_is_not_merged(bench: Mak
 
 
 @on_a_folder
+@pytest.mark.slow
 def test_a_base_s_own_chat_template_stays(bench: MakeBench, large: Bench) -> None:
     as_a_file = bench().make("merge", merge.build)
     within_the_config = large.make("merge", merge.build)
@@ -190,6 +191,7 @@ def test_generation_stops_where_training_taught_the_model_to_end_its_turn(
     assert json.loads(artifact.read("generation_config.json")) == expected
 
 
+@pytest.mark.slow
 def test_only_queries_and_values_of_a_larger_model_change(large: Bench, tmp_path: Path) -> None:
     artifact = large.make("merge", merge.build)
 

@@ -138,6 +138,7 @@ def shard(base: Path) -> None:
     (base / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
 
 
+@pytest.mark.slow
 def test_bytes_that_the_server_did_not_copy_right_are_noticed(
     bench: Bench, files: S3Files, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -173,6 +174,7 @@ def test_a_merge_that_fails_on_the_way_leaves_no_upload(
     assert made.names("merged_model") == []
 
 
+@pytest.mark.slow
 def test_what_a_killed_upload_left_is_aborted_by_the_next_run_and_nothing_else(bench: Bench, files: S3Files) -> None:
     address = bench.lineage.provenance("merged_model").address
     for place in (f"{address}/w-dead/model.safetensors", f"{address}0/w-live/model.safetensors"):

@@ -24,7 +24,6 @@ from neuron_ops.store.raw_datasets import RawDatasets
 
 FETCH = BY_VERB["fetch"]
 
-
 # A step program of few words; what it does in `build` is put in.
 PROGRAM = """
 import logging, sys, time
@@ -284,6 +283,7 @@ def test_an_error_ends_the_program_at_once_whatever_it_waits_for(argv: Callable[
     assert "Traceback" not in ended.stderr
 
 
+@pytest.mark.slow
 def test_the_processes_of_a_launch_have_a_name_in_common_and_a_process_alone_has_its_own(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

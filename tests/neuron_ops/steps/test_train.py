@@ -127,6 +127,7 @@ def test_a_bfloat16_training_killed_twice_ends_with_the_same_bytes(
     assert contents(open_lineage(tmp_path, lineage.recipe)) == trainer.uninterrupted(lineage)
 
 
+@pytest.mark.slow
 def test_a_resumed_training_says_so(trainer: Trainer, model: Path, tmp_path: Path) -> None:
     lineage = make_lineage(tmp_path, make_recipe(model, **DROPOUT))
     trainer.train(lineage, Kill(BACKWARD, call=11))
@@ -176,6 +177,7 @@ def test_two_processes_resume_exactly_under_torchrun(trainer: Trainer, model: Pa
     assert contents(resumed) == trainer.uninterrupted(lineage)
 
 
+@pytest.mark.slow
 def test_how_a_global_batch_is_split_does_not_matter(trainer: Trainer, model: Path, tmp_path: Path) -> None:
     histories = []
     for split in (
@@ -261,6 +263,7 @@ def test_gradients_are_clipped_to_the_global_norm_and_the_norm_before_is_reporte
     assert norm_of(moments) == pytest.approx(0.1 * 0.05, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_weight_decay_is_what_the_recipe_says_and_zero_by_default(model: Path, tmp_path: Path) -> None:
     # The second factor starts at zero, so in the first step nothing but decay can move the first one.
     lineage, _, plain = first_step(model, tmp_path / "plain")
@@ -280,6 +283,7 @@ def test_weight_decay_is_what_the_recipe_says_and_zero_by_default(model: Path, t
     [{"graph__gradient_checkpointing": True}, {"graph__attn_implementation": "eager"}],
     ids=["recomputed", "eager"],
 )
+@pytest.mark.slow
 def test_how_activations_and_attention_are_computed_does_not_change_losses(
     other: dict[str, Any], model: Path, tmp_path: Path
 ) -> None:
@@ -335,6 +339,7 @@ def test_early_stopping_saves_its_last_step_and_a_resume_does_not_undo_it(
 
 
 @pytest.mark.parametrize("file", ["w/resume-00.safetensors", "w/adapter/adapter_model.safetensors", "manifest.json"])
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_named_and_an_older_one_is_used(
     file: str, trainer: Trainer, model: Path, tmp_path: Path
 ) -> None:
@@ -350,6 +355,7 @@ def test_a_damaged_checkpoint_is_named_and_an_older_one_is_used(
     assert contents(open_lineage(tmp_path, lineage.recipe)) == trainer.uninterrupted(lineage)
 
 
+@pytest.mark.slow
 def test_with_every_checkpoint_damaged_training_begins_again(trainer: Trainer, model: Path, tmp_path: Path) -> None:
     lineage = make_lineage(tmp_path, make_recipe(model, **DROPOUT))
     trainer.train(lineage, Kill(PUBLISH, call=1))

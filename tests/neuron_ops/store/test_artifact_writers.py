@@ -120,6 +120,7 @@ def test_racing_threads_never_mix(store: ArtifactStore, publish: Any) -> None:
         assert_nothing_left_beside(store, artifact.address)
 
 
+@pytest.mark.slow
 def test_racing_processes_never_mix(root_url: str, store: ArtifactStore) -> None:
     rounds = 4 if root_url.startswith("s3") else 40
     with _writing(root_url, rounds, "A") as one, _writing(root_url, rounds, "B") as other:
@@ -135,6 +136,7 @@ def test_racing_processes_never_mix(root_url: str, store: ArtifactStore) -> None
         assert_nothing_left_beside(store, address)
 
 
+@pytest.mark.slow
 def test_a_killed_writer_leaves_nothing_half_visible(root_url: str, store: ArtifactStore, publish: Any) -> None:
     moments = random.Random(root_url.startswith("s3"))
     kills = 3 if root_url.startswith("s3") else 10

@@ -32,6 +32,7 @@ def test_a_folder_object_that_a_console_wrote_is_no_file(bucket: str) -> None:
     assert files.children("v1") == ["rows.jsonl"]
 
 
+@pytest.mark.slow
 def test_a_large_file_reaches_s3_in_parts_and_comes_back_the_same(bucket: str, tmp_path: Path) -> None:
     files = S3Files(f"s3://{bucket}/store")
     size = 101 << 20
