@@ -54,5 +54,7 @@ def test_every_path_in_the_documents_exists() -> None:
     text = "".join((ROOT / page).read_text(encoding="utf-8") for page in pages)
     paths = re.findall(r"`((?:neuron_ops|fine_tune_assets|docs|tests|benchmarks|tools)/[\w./]*)`", text)
 
-    assert [path for path in paths if not (ROOT / path).exists()] == []
+    # NAME and VERB stand for what a contributor adds.
+    written = [path for path in paths if "NAME" not in path and "VERB" not in path]
+    assert [path for path in written if not (ROOT / path).exists()] == []
     assert paths

@@ -193,6 +193,8 @@ def judged(server: Server) -> None:
 @pytest.mark.usefixtures("judged")
 def test_each_version_shows_its_own_check_status(server: Server, page: Page, tmp_path: Path) -> None:
     """A gate that stopped v7 does not look healed because v8 passes it."""
+    from playwright.sync_api import expect
+
     page.goto(f"{server.url}/assets/evaluation?view=checks&checkDetail=better_than_base")
     page.get_by_text("Partitions", exact=True).nth(1).click()
     expect(page.get_by_text("Failed (1)", exact=True)).to_be_visible()

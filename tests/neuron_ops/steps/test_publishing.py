@@ -11,7 +11,7 @@ from neuron_ops.recipe.file import load_recipe
 from neuron_ops.steps import program as steps_program
 from neuron_ops.steps.addresses import Lineage
 from neuron_ops.steps.table import BY_VERB
-from neuron_ops.store.artifacts import Artifact, ArtifactStore, CheckRecord
+from neuron_ops.store.artifacts import Artifact, ArtifactStore
 from neuron_ops.store.raw_datasets import RawDatasets
 
 FETCH = BY_VERB["fetch"]
@@ -27,8 +27,7 @@ def lineage(tmp_path: Path) -> Lineage:
 
 def product(lineage: Lineage, out: Path) -> steps_program.StepResult:
     (out / "content").write_text("x")
-    check = CheckRecord(name="fine", passed=True, description="it is")
-    return steps_program.StepResult(metrics={"answer": 42}, checks=(check,))
+    return steps_program.StepResult(metrics={"answer": 42})
 
 
 def test_a_manifest_says_what_was_made_from_what_with_what(lineage: Lineage) -> None:
@@ -41,7 +40,6 @@ def test_a_manifest_says_what_was_made_from_what_with_what(lineage: Lineage) -> 
     assert manifest.fingerprint == plan.address.fingerprint
     assert manifest.inputs == plan.inputs
     assert manifest.reads == plan.reads
-    assert manifest.checks[0].name == "fine"
     assert {"seconds", "cpu_seconds", "peak_rss_bytes", "answer"} <= manifest.metrics.keys()
     assert {"python", "torch", "transformers", "safetensors"} <= manifest.toolchain.keys()
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", manifest.finished_at)

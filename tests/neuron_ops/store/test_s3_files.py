@@ -106,7 +106,7 @@ def test_a_profile_that_does_not_exist_is_named(bucket: str, monkeypatch: pytest
 
 
 def test_a_name_that_no_bucket_can_have_is_refused(s3_environment: str) -> None:
-    with pytest.raises(InvalidInput, match="is no S3 location"):
+    with pytest.raises(InvalidInput, match="is not an S3 location"):
         S3Files("s3://no bucket/store").read("a")
 
 

@@ -206,6 +206,7 @@ def save_rank(path: Path, tensors: Tensors, xser: bool) -> None:
 def llama(layout: Layout, **changes: Any) -> LlamaForCausalLM:
     torch.manual_seed(1)
     config = LlamaConfig(
+        architectures=["LlamaForCausalLM"],
         hidden_size=HIDDEN,
         intermediate_size=MIDDLE,
         num_attention_heads=HEADS,
