@@ -103,8 +103,6 @@ class PodTraining:
             watch = self._watch("api")
             return self._act(watch.unseen(str(error), self.clock(), refused=isinstance(error, InvalidInput)))
         self._watches.pop("api", None)
-        if any(isinstance(state, Waiting) and state.held for _, state in found):
-            self._watches = {key: watch for key, watch in self._watches.items() if key == "job"}  # no timeout runs
         for key, state in found:
             result = self._act(self._watch(key).judge(state, (), self.clock()))
             if result is not None:
