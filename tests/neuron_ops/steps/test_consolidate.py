@@ -30,7 +30,11 @@ def bench(store: ArtifactStore, tmp_path: Path) -> MakeBench:
 
 @pytest.mark.parametrize(
     ("root_url", "checkpoint", "layout"),
-    [("folder", ADAPTER, "peft"), ("s3", SHARDED, "neuron"), ("folder", SHARDED, "neuron")],
+    [
+        ("folder", ADAPTER, "peft"),
+        ("folder", SHARDED, "neuron"),
+        pytest.param("s3", SHARDED, "neuron", marks=pytest.mark.slow),
+    ],
     indirect=["root_url"],
 )
 def test_the_best_checkpoint_becomes_an_adapter_folder(checkpoint: Path, layout: str, bench: MakeBench) -> None:

@@ -20,6 +20,8 @@ from neuron_ops.weights.safetensors_io import read_safetensors
 from neuron_ops.weights.upload_parts import MIN_PART, Part, plan_parts
 from tests.neuron_ops.steps.weight_steps import Bench, make_bench, write_large_model, write_qv_adapter, write_tensors
 
+pytestmark = pytest.mark.slow  # a model of 62 MB goes to the test server and back
+
 
 @pytest.fixture
 def root_url(bucket: str) -> str:
@@ -79,7 +81,6 @@ def test_only_what_changed_is_sent(bench: Bench, files: S3Files, base: Path) -> 
     assert counted["copied"] == size - counted["UploadPart"]
 
 
-@pytest.mark.slow
 def test_no_weight_touches_the_disk(bench: Bench) -> None:
     limit = 1 << 20  # bytes of any file that the program writes
 
@@ -95,7 +96,6 @@ def test_no_weight_touches_the_disk(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("case", ["queries and values", "sharded", "separated head"])
-@pytest.mark.slow
 def test_every_byte_is_that_of_the_local_merge(
     case: str, store: ArtifactStore, base: Path, adapter: Path, tmp_path: Path
 ) -> None:
@@ -138,7 +138,6 @@ def shard(base: Path) -> None:
     (base / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
 
 
-@pytest.mark.slow
 def test_bytes_that_the_server_did_not_copy_right_are_noticed(
     bench: Bench, files: S3Files, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -157,7 +156,6 @@ def test_bytes_that_the_server_did_not_copy_right_are_noticed(
     assert bench.uploads() == []
 
 
-@pytest.mark.slow
 def test_a_merge_that_fails_on_the_way_leaves_no_upload(
     store: ArtifactStore, files: S3Files, tmp_path: Path, base: Path, adapter: Path
 ) -> None:
@@ -174,7 +172,6 @@ def test_a_merge_that_fails_on_the_way_leaves_no_upload(
     assert made.names("merged_model") == []
 
 
-@pytest.mark.slow
 def test_what_a_killed_upload_left_is_aborted_by_the_next_run_and_nothing_else(bench: Bench, files: S3Files) -> None:
     address = bench.lineage.provenance("merged_model").address
     for place in (f"{address}/w-dead/model.safetensors", f"{address}0/w-live/model.safetensors"):

@@ -96,6 +96,7 @@ def test_the_second_writer_gets_the_first_ones_artifact(store: ArtifactStore, pu
     assert store.files.children(str(ADDRESS)) == sorted([MANIFEST, first.manifest.data])
 
 
+@pytest.mark.slow
 def test_racing_threads_never_mix(store: ArtifactStore, publish: Any) -> None:
     addresses = [Address("made", str(number)) for number in range(20 if "s3://" not in store.url else 2)]
     barrier = Barrier(4)

@@ -151,6 +151,7 @@ def test_simultaneous_writers_that_s3_cannot_order_try_again(bucket: str, wire: 
     assert files.read("a/manifest.json") == b"x"
 
 
+@pytest.mark.slow
 def test_s3_that_never_orders_two_writers_is_unavailable(bucket: str, wire: Any) -> None:
     wire.target, wire.conflicts = "manifest.json", 1000
 

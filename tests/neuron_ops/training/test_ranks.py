@@ -11,6 +11,8 @@ import torch
 from neuron_ops.training.ranks import Ranks
 from tests.neuron_ops.training.workbench import Ended, Trainer, make_lineage, make_model, make_recipe, start_server
 
+pytestmark = pytest.mark.slow
+
 PROBES = "tests.neuron_ops.training.rank_probes"
 
 
@@ -26,7 +28,6 @@ def found(folder: Path, ended: Ended) -> list[Any]:
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(len(ended.codes))]
 
 
-@pytest.mark.slow
 def test_every_rank_gets_the_first_one_s_words(trainer: Trainer, tmp_path: Path) -> None:
     ended = trainer.request([str(tmp_path)], ranks=3, call=f"{PROBES}:share_words")
 
@@ -64,7 +65,6 @@ def test_ranks_without_a_common_folder_save_and_restore_one_checkpoint(trainer: 
     assert first["restored"] == second["restored"] == 2, "also where a rank does not see the checkpoint yet"
 
 
-@pytest.mark.slow
 def test_one_process_alone_needs_no_group() -> None:
     ranks = Ranks()
 

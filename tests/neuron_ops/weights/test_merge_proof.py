@@ -114,6 +114,7 @@ merge_adapters(base, [WeightedAdapter(adapter)], out)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("delay", [0.005, 0.05])
 def test_a_killed_merge_leaves_nothing_that_looks_finished_and_the_next_one_cleans_up(
     delay: float, make_base: MakeBase, make_adapter: MakeAdapter, tmp_path: Path
