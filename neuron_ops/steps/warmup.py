@@ -50,7 +50,7 @@ def _timed(part: Callable[[], None]) -> float:
 
 def warm_up(lineage: Lineage, out: Path) -> None:
     """Visit every graph with the run's base model, and leave the seconds it took in `out`."""
-    recipe, process = _of_two_steps(lineage.recipe), open_backend(lineage.recipe)
+    recipe, process = shorten(lineage.recipe), open_backend(lineage.recipe)
     model = shared_copy(lineage.require("base_model"), program.launch_name(), verify=False)
     with model as base, tempfile.TemporaryDirectory() as folder:
         rows = Path(folder)
@@ -65,8 +65,12 @@ def warm_up(lineage: Lineage, out: Path) -> None:
         (out / warmup_launcher.RESULT).write_text(json.dumps(measured))
 
 
-def _of_two_steps(recipe: Recipe) -> Recipe:
-    """The recipe without epochs, which the few rows of a warm-up say nothing about."""
+def shorten(recipe: Recipe) -> Recipe:
+    """The recipe with the length of the warm-up, which is in no graph.
+
+    The rate of a recipe's own last step may be zero, a constant of its own to a compiler; and the few rows of a warm-up
+    say nothing about epochs.
+    """
     short = recipe.training.model_copy(update={"max_steps": STEPS, "num_train_epochs": None})
     return recipe.model_copy(update={"training": short})
 

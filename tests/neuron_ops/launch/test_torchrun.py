@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from neuron_ops.backends import layout
+from neuron_ops.backends import environment, layout
 from neuron_ops.errors import InvalidInput, MissingArtifact
 from neuron_ops.launch import process, torchrun
 from neuron_ops.launch.outcome import ExitResult
@@ -40,18 +40,19 @@ TWO_NODES = {"hardware__nodes": 2, "hardware__processes": 1}
 
 
 # A rank as every step program is one, busy until it is ended; and the world around two of them.
-RANK = "import time; from neuron_ops import cli; program.run_program(lambda: time.sleep(604))"
+RANK = "import time; from neuron_ops.steps import program; program.run_program(lambda: time.sleep(604))"
 WORLD = """
 import sys
 from neuron_ops.steps import program
-from neuron_ops.launch import torchrun
-from neuron_ops.backends import layout
+from neuron_ops.backends import environment, layout
+from neuron_ops.launch.torchrun import Rendezvous, command, run_groups
 from neuron_ops.recipe.file import load_recipe
 
 def body():
-    recipe, meeting = load_recipe(sys.argv[1]), torchrun.Rendezvous("127.0.0.1", torchrun._free_port())
-    program = ["--no-python", sys.executable, "-c", sys.argv[2]]
-    torchrun.run(recipe, {node: torchrun.command(layout(recipe), node, meeting, program) for node in (0, 1)}, meeting)
+    recipe, rendezvous = load_recipe(sys.argv[1]), Rendezvous.on_this_machine()
+    argv = ["--no-python", sys.executable, "-c", sys.argv[2]]
+    groups = {node: command(layout(recipe), node, rendezvous, argv) for node in (0, 1)}
+    run_groups(groups, rendezvous, environment(recipe), lambda address, port: {})
 
 program.run_program(body)
 """
@@ -171,15 +172,14 @@ def test_when_one_node_fails_the_others_are_ended() -> None:
         found["ranks"] = ranks_below(os.getpid())
         found["ranks"][1].kill()
 
-    recipe, meeting = recipe_of(2, 1), Rendezvous("127.0.0.1", torchrun._free_port())
+    recipe, rendezvous = recipe_of(2, 1), Rendezvous.on_this_machine()
+    groups = {node: torchrun.command(layout(recipe), node, rendezvous, program) for node in (0, 1)}
     thread = threading.Thread(target=kill_a_rank)
     thread.start()
-    ending = torchrun.run(
-        recipe, {node: torchrun.command(layout(recipe), node, meeting, program) for node in (0, 1)}, meeting
-    )
+    result = torchrun.run_groups(groups, rendezvous, environment(recipe), lambda address, port: {})
     thread.join()
 
-    assert ending == ExitResult(1)
+    assert result == ExitResult(1)
     assert_gone(found["ranks"])
 
 

@@ -10,7 +10,7 @@ import torch
 
 from neuron_ops.errors import InvalidInput
 from neuron_ops.launch import process
-from neuron_ops.steps.warmup import warm_up
+from neuron_ops.steps.warmup import shorten, warm_up
 from neuron_ops.steps.warmup_launcher import RESULT
 from neuron_ops.training.batches import Rows
 from tests.neuron_ops.training.workbench import make_lineage, make_model, make_recipe
@@ -44,6 +44,18 @@ def test_it_evaluates_takes_two_steps_and_evaluates_again(
     measured = json.loads((tmp_path / RESULT).read_text())
     assert set(measured) == {"first_evaluation_seconds", "first_step_seconds", "second_step_seconds", "machine"}
     assert measured["first_step_seconds"] > 0
+
+
+@pytest.mark.parametrize("length", [{"max_steps": 500}, {"max_steps": None, "num_train_epochs": 3.0}], ids=str)
+def test_a_short_recipe_has_the_graphs_of_the_long_one(model: Path, length: dict[str, float | None]) -> None:
+    fields = {f"training__{name}": value for name, value in length.items()}
+    recipe = make_recipe(model, training__max_grad_norm=0.5, training__warmup_steps=100, **fields)
+
+    short = shorten(recipe)
+
+    assert (short.training.max_steps, short.training.num_train_epochs) == (2, None)
+    assert short.training.max_grad_norm == 0.5
+    assert short.model_copy(update={"training": recipe.training}) == recipe
 
 
 def test_numbers_that_mean_nothing_do_not_end_it(model: Path, tmp_path: Path) -> None:
