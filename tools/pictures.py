@@ -19,7 +19,7 @@ PORT = 3111
 START_SECONDS = 120
 SETTLE_MILLISECONDS = 6000
 PAGES = {
-    "asset-graph.png": "asset-groups/",
+    "asset-graph.png": "assets/evaluation?view=lineage&lineageScope=upstream&lineageDepth=10",
     "lora-checkpoints.png": "assets/lora_checkpoints?view=partitions&partition=demo-v1",
 }
 
@@ -57,6 +57,10 @@ def main() -> None:
         for name, path in PAGES.items():
             page.goto(f"{url}/{path}")
             page.wait_for_timeout(SETTLE_MILLISECONDS)
+            skip = page.get_by_role("button", name="Skip")  # an invitation, at the first visit of an instance
+            if skip.is_visible():
+                skip.click()
+                page.wait_for_timeout(SETTLE_MILLISECONDS)
             page.screenshot(path=folder / name)
         browser.close()
 
