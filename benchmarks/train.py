@@ -72,7 +72,8 @@ def show_ratio(
 def run_loop(folder: Path, steps: int, rows: str = "packed") -> dict[str, float]:
     """The project's loop, with its history, its log and everything."""
     from neuron_ops.backends import open_backend
-    from neuron_ops.store.artifacts import Address, ArtifactStore, Provenance
+    from neuron_ops.store.artifacts import ArtifactStore
+    from neuron_ops.store.manifest import Address, Provenance
     from neuron_ops.training.checkpoints import Checkpoints
     from neuron_ops.training.loop import Loop
     from neuron_ops.training.ranks import Ranks

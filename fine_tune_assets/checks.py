@@ -14,7 +14,7 @@ from fine_tune_assets.metadata import readable
 from fine_tune_assets.partitions import DATASET_VERSIONS
 from neuron_ops.steps.checks import NotEvaluated, look_up
 from neuron_ops.steps.table import Step
-from neuron_ops.store.artifacts import CheckRecord, Manifest
+from neuron_ops.store.manifest import CheckRecord, Manifest
 
 
 def specs(step: Step) -> list[AssetCheckSpec]:

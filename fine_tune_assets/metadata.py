@@ -5,7 +5,8 @@ from collections.abc import Mapping
 
 from dagster import MetadataValue
 
-from neuron_ops.store.artifacts import Artifact, Scalar
+from neuron_ops.store.artifacts import Artifact
+from neuron_ops.store.manifest import Scalar
 
 MAX_EMBEDDED_BYTES = 700_000
 """Larger reports and pictures stay files: the event log holds metadata as text."""

@@ -9,7 +9,8 @@ from pathlib import PurePosixPath
 
 from neuron_ops.errors import MissingArtifact
 from neuron_ops.steps.addresses import Lineage
-from neuron_ops.store.artifacts import Artifact, Scalar
+from neuron_ops.store.artifacts import Artifact
+from neuron_ops.store.manifest import Scalar
 
 ARTIFACT = "compiled_graph_cache"
 SHOWN_FACTS = ("graphs", "compiler", "compile_seconds", "longest_compile_seconds", "graph_bytes", "reason")

@@ -15,10 +15,10 @@ from neuron_ops.recipe.first_defaults import field_values, flatten, with_first_d
 from neuron_ops.recipe.schema import BaseModelSection, Recipe, package_path
 from neuron_ops.steps.checks import look_up
 from neuron_ops.steps.table import BY_ARTIFACT, PUBLISHED_MODEL, RAW_DATASET, Input
-from neuron_ops.store.artifacts import (
+from neuron_ops.store.artifacts import Artifact, ArtifactStore
+from neuron_ops.store.files import open_files
+from neuron_ops.store.manifest import (
     Address,
-    Artifact,
-    ArtifactStore,
     CheckRecord,
     InputRecord,
     Manifest,
@@ -26,7 +26,6 @@ from neuron_ops.store.artifacts import (
     explain_difference,
     fingerprint,
 )
-from neuron_ops.store.files import open_files
 from neuron_ops.store.raw_datasets import RawDatasets
 
 

@@ -7,7 +7,7 @@ that were made before the check existed. Which step has which check belongs to t
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from neuron_ops.store.artifacts import CheckRecord, Manifest, Scalar
+from neuron_ops.store.manifest import CheckRecord, Manifest, Scalar
 
 Metrics = Mapping[str, Scalar]
 

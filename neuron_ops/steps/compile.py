@@ -17,7 +17,7 @@ from neuron_ops.errors import InvalidInput
 from neuron_ops.steps import program
 from neuron_ops.steps.addresses import Lineage
 from neuron_ops.steps.warmup_launcher import WarmupResult, warm_up
-from neuron_ops.store.artifacts import Scalar
+from neuron_ops.store.manifest import Scalar
 from neuron_ops.store.node_local import node_local_folder
 
 log = logging.getLogger(__name__)

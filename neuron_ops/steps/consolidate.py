@@ -6,7 +6,8 @@ from pathlib import Path
 
 from neuron_ops.steps import program
 from neuron_ops.steps.addresses import Lineage
-from neuron_ops.store.artifacts import Address, Artifact
+from neuron_ops.store.artifacts import Artifact
+from neuron_ops.store.manifest import Address
 from neuron_ops.weights.consolidation import BaseModelName, consolidate_checkpoint
 
 log = logging.getLogger(__name__)

@@ -21,7 +21,7 @@ from neuron_ops.recipe.schema import EvaluationSection, Recipe
 from neuron_ops.steps import program
 from neuron_ops.steps.addresses import Lineage
 from neuron_ops.steps.checks import Verdict
-from neuron_ops.store.artifacts import Scalar
+from neuron_ops.store.manifest import Scalar
 from neuron_ops.training.batches import Batch, Rows, Schedule
 from neuron_ops.weights.safetensors_io import read_model_folder
 

@@ -18,8 +18,8 @@ from neuron_ops.models.config import read_config, refuse_without_weights
 from neuron_ops.recipe.schema import BaseModelSection, package_path
 from neuron_ops.steps import program
 from neuron_ops.steps.addresses import Lineage
-from neuron_ops.store.artifacts import Scalar
 from neuron_ops.store.files import open_files
+from neuron_ops.store.manifest import Scalar
 from neuron_ops.weights.safetensors_io import read_model_folder
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,8 @@ from neuron_ops.compilers.compiler import Compiler
 from neuron_ops.compilers.graph import CACHE, OnMiss
 from neuron_ops.errors import InvalidInput, OpsError
 from neuron_ops.steps.addresses import Lineage
-from neuron_ops.store.artifacts import Artifact, Scalar
+from neuron_ops.store.artifacts import Artifact
+from neuron_ops.store.manifest import Scalar
 from neuron_ops.store.node_local import node_local_folder
 
 log = logging.getLogger(__name__)

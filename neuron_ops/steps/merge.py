@@ -10,7 +10,7 @@ from neuron_ops.steps import program
 from neuron_ops.steps.addresses import Lineage
 from neuron_ops.steps.checks import Verdict
 from neuron_ops.steps.merged_card import write_model_card
-from neuron_ops.store.artifacts import FileRecord
+from neuron_ops.store.manifest import FileRecord
 from neuron_ops.store.s3_files import S3Files
 from neuron_ops.weights.lora import low_rank_parts, read_adapter
 from neuron_ops.weights.lora_targets import WeightedAdapter

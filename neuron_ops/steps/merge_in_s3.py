@@ -7,7 +7,8 @@ again and proven like any other.
 from collections.abc import Sequence
 from pathlib import Path
 
-from neuron_ops.store.artifacts import Artifact, FileRecord
+from neuron_ops.store.artifacts import Artifact
+from neuron_ops.store.manifest import FileRecord
 from neuron_ops.store.s3_files import S3Files
 from neuron_ops.weights.lora_targets import WeightedAdapter
 from neuron_ops.weights.merge_plan import OTHER_WEIGHTS, PlannedFile, plan_merge

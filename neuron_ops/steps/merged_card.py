@@ -8,7 +8,7 @@ from neuron_ops.models.card import CARD, inherited_fields, write_card
 from neuron_ops.recipe.schema import Recipe
 from neuron_ops.steps.addresses import Lineage
 from neuron_ops.steps.table import RAW_DATASET
-from neuron_ops.store.artifacts import Manifest
+from neuron_ops.store.manifest import Manifest
 
 
 def write_model_card(lineage: Lineage, folder: Path) -> None:

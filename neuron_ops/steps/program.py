@@ -32,7 +32,8 @@ from neuron_ops.steps.addresses import Lineage
 from neuron_ops.steps.checks import Verdict, decide
 from neuron_ops.steps.commands import takes_several, world_command
 from neuron_ops.steps.table import BY_VERB, Step
-from neuron_ops.store.artifacts import ArtifactStore, FileRecord, Manifest, Provenance, Scalar, Writer
+from neuron_ops.store.artifacts import ArtifactStore, Writer
+from neuron_ops.store.manifest import FileRecord, Manifest, Provenance, Scalar
 from neuron_ops.store.raw_datasets import RawDatasets
 
 log = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from neuron_ops.compilers.graph import CACHE, Graph
 from neuron_ops.errors import Unavailable
 from neuron_ops.launch import process, torchrun
 from neuron_ops.steps.addresses import Lineage
-from neuron_ops.store.artifacts import Scalar
+from neuron_ops.store.manifest import Scalar
 
 log = logging.getLogger(__name__)
 

@@ -4,137 +4,28 @@
                                                       /w-<writer>/...    the files that the manifest names
 
 Each writer fills a folder of its own and then tries to create the manifest, which only one can. So two writers of one
-address never mix, a kill at any moment leaves no half artifact, and it is the same on a folder and on S3. Addresses,
-manifests, finding and publishing belong here; what is inside an artifact belongs to the step that makes it.
+address never mix, a kill at any moment leaves no half artifact, and it is the same on a folder and on S3. Finding,
+reading, publishing and removing belong here. What an address and a manifest say belongs to manifest, what is inside an
+artifact to the step that makes it.
 """
 
 import contextlib
-import hashlib
-import json
 import logging
 import secrets
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from neuron_ops.errors import CorruptArtifact, InvalidInput, MissingArtifact
 from neuron_ops.store.files import Files, LocalFiles, digest_bytes, digest_file, open_files
+from neuron_ops.store.manifest import Address, FileRecord, Manifest
 
 log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 WRITER_PREFIX = "w-"
-
-Scalar = str | int | float | bool | None
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Where one artifact lives, relative to the store."""
-
-    artifact: str
-    fingerprint: str
-    dataset_version: str | None = None
-    part: str | None = None
-    """A finished piece of an unfinished artifact, such as one checkpoint; an artifact of its own."""
-
-    def __str__(self) -> str:
-        parts = (self.artifact, self.dataset_version, self.fingerprint, self.part)
-        return "/".join(part for part in parts if part is not None)
-
-
-class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class FileRecord(_Record):
-    """One file of an artifact."""
-
-    name: str
-    bytes: int
-    digest: str
-    """xxh3_128, hexadecimal."""
-
-
-class InputRecord(_Record):
-    """What a step read: the address of an artifact and the digest of the files that mattered."""
-
-    address: str
-    digest: str
-
-
-class CheckRecord(_Record):
-    """One property that the step established, shown as an asset check."""
-
-    name: str
-    passed: bool
-    description: str
-    blocking: bool = True
-    """Whether failing stops everything that would be built on the artifact."""
-    values: dict[str, Scalar] = {}
-
-
-class Manifest(_Record):
-    """Everything known about a finished artifact."""
-
-    artifact: str
-    step: str
-    dataset_version: str | None
-    fingerprint: str
-    reads: dict[str, Any]  # Any: a step's own recipe sections, kept to explain a fingerprint that differs
-    inputs: dict[str, InputRecord]
-    data: str
-    """Folder of the files, relative to the address."""
-    files: tuple[FileRecord, ...]
-    metrics: dict[str, Scalar]
-    checks: tuple[CheckRecord, ...] = ()
-    toolchain: dict[str, str] = {}
-    finished_at: str
-    """UTC, ISO 8601."""
-
-    @property
-    def digest(self) -> str:
-        """Digest of the content: names and digests of all files, and nothing that differs between two equal runs."""
-        return self.digest_of(None)
-
-    def digest_of(self, names: tuple[str, ...] | None) -> str:
-        """Digest of the named files that are there; None for all of them."""
-        return fingerprint({file.name: file.digest for file in self.files if names is None or file.name in names})
-
-    @property
-    def total_bytes(self) -> int:
-        """Bytes of all files, the manifest not counted."""
-        return sum(file.bytes for file in self.files)
-
-
-def fingerprint(value: object) -> str:
-    """First 16 hexadecimal digits of SHA-256 over canonical JSON (sorted keys, no spaces)."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def explain_difference(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Which fields differ between what two fingerprints read: `["graph.sequence_length: 256 -> 512"]`."""
-    lines = []
-    for key in sorted(old.keys() | new.keys()):
-        before, after = old.get(key), new.get(key)
-        if isinstance(before, Mapping) and isinstance(after, Mapping):
-            lines += explain_difference(before, after, f"{prefix}{key}.")
-        elif before != after:
-            lines.append(f"{prefix}{key}: {before!r} -> {after!r}")
-    return lines
-
-
-@dataclass(frozen=True, slots=True)
-class Provenance:
-    """What an artifact is made from, and therefore where it belongs."""
-
-    address: Address
-    reads: dict[str, Any]  # Any: plain JSON of recipe fields
-    inputs: dict[str, InputRecord]
 
 
 @dataclass(frozen=True, slots=True)

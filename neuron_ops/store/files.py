@@ -1,7 +1,7 @@
 """The few file operations that artifacts need, the same on a local folder and on S3.
 
 What differs between the two belongs here: creating a file only if it is not there, making bytes durable, working on
-files as a local folder. What the files mean belongs to artifacts.py and raw.py.
+files as a local folder. What the files mean belongs to artifacts.py and raw_datasets.py.
 """
 
 import contextlib

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from neuron_ops.errors import InvalidInput, MissingArtifact
-from neuron_ops.store.artifacts import fingerprint
 from neuron_ops.store.files import Files, open_files
+from neuron_ops.store.manifest import fingerprint
 
 MARKERS = ("_SUCCESS", "manifest.json")
 ROW_FILES = (".jsonl", ".parquet")

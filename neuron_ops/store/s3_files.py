@@ -1,6 +1,6 @@
 """The file operations of `files.Files` on S3, through s3fs and the AWS SDK below it.
 
-What the SDK raises becomes one sentence here. What the files mean belongs to artifacts.py and raw.py.
+What the SDK raises becomes one sentence here. What the files mean belongs to artifacts.py and raw_datasets.py.
 """
 
 import contextlib

@@ -26,7 +26,8 @@ from safetensors.torch import save_file
 
 from neuron_ops.backends.process import BackendProcess
 from neuron_ops.errors import CorruptArtifact
-from neuron_ops.store.artifacts import Address, Artifact, ArtifactStore, FileRecord, Manifest, Provenance, Writer
+from neuron_ops.store.artifacts import Artifact, ArtifactStore, Writer
+from neuron_ops.store.manifest import Address, FileRecord, Manifest, Provenance
 from neuron_ops.training.history import History
 from neuron_ops.training.ranks import Ranks
 from neuron_ops.training.replica_gate import check_adapter_replicas

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from neuron_ops.store.artifacts import Address, Artifact, ArtifactStore, FileRecord, Manifest
+from neuron_ops.store.artifacts import Artifact, ArtifactStore
+from neuron_ops.store.manifest import Address, FileRecord, Manifest
 
 BUCKETS = itertools.count()
 

@@ -13,7 +13,8 @@ from neuron_ops.recipe.file import load_recipe
 from neuron_ops.recipe.schema import package_path
 from neuron_ops.steps.addresses import Lineage
 from neuron_ops.steps.table import STEPS
-from neuron_ops.store.artifacts import ArtifactStore, CheckRecord
+from neuron_ops.store.artifacts import ArtifactStore
+from neuron_ops.store.manifest import CheckRecord
 from neuron_ops.store.raw_datasets import RawDatasets
 from tests.neuron_ops.planning.conftest import MakeLineage, fetch_base, publish
 from tests.neuron_ops.planning.llama import LLAMA_8B_CONFIG

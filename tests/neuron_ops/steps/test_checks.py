@@ -14,7 +14,8 @@ from neuron_ops.steps.addresses import Lineage
 from neuron_ops.steps.checks import Check, Metrics, NotEvaluated, Verdict, decide, look_up
 from neuron_ops.steps.gates import GATES
 from neuron_ops.steps.table import BY_ARTIFACT, Step
-from neuron_ops.store.artifacts import Artifact, CheckRecord
+from neuron_ops.store.artifacts import Artifact
+from neuron_ops.store.manifest import CheckRecord
 from tests.neuron_ops.conftest import publish_files
 from tests.neuron_ops.steps.finishing import open_lineage
 

@@ -16,7 +16,8 @@ from neuron_ops.recipe.schema import Recipe
 from neuron_ops.steps import evaluate, program
 from neuron_ops.steps.addresses import Lineage
 from neuron_ops.steps.table import BY_VERB
-from neuron_ops.store.artifacts import Artifact, CheckRecord
+from neuron_ops.store.artifacts import Artifact
+from neuron_ops.store.manifest import CheckRecord
 from neuron_ops.training.batches import Rows
 from tests.neuron_ops.training.workbench import (
     END,

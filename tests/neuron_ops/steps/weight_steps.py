@@ -20,8 +20,9 @@ from neuron_ops.recipe.file import load_recipe
 from neuron_ops.steps import fetch, program
 from neuron_ops.steps.addresses import Lineage
 from neuron_ops.steps.table import BY_VERB
-from neuron_ops.store.artifacts import Address, Artifact, ArtifactStore, Scalar
+from neuron_ops.store.artifacts import Artifact, ArtifactStore
 from neuron_ops.store.files import open_files
+from neuron_ops.store.manifest import Address, Scalar
 from neuron_ops.store.raw_datasets import RawDatasets
 from neuron_ops.store.s3_files import S3Files
 from neuron_ops.weights.safetensors_io import TensorSpec

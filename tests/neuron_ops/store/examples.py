@@ -1,10 +1,7 @@
 """An artifact as the tests of the store publish it."""
 
-from neuron_ops.store.artifacts import (
-    MANIFEST,
-    Address,
-    ArtifactStore,
-)
+from neuron_ops.store.artifacts import MANIFEST, ArtifactStore
+from neuron_ops.store.manifest import Address
 
 ADDRESS = Address("merged_model", "0123456789abcdef", "demo-v1")
 CONTENTS = {"model.safetensors": b"weights" * 1000, "deep/er/größe 1.json": b"{}", "empty": b""}

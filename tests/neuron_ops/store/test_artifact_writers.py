@@ -16,20 +16,17 @@ from typing import Any
 import pytest
 
 from neuron_ops.errors import Unavailable
-from neuron_ops.store.artifacts import (
-    MANIFEST,
-    Address,
-    Artifact,
-    ArtifactStore,
-)
+from neuron_ops.store.artifacts import MANIFEST, Artifact, ArtifactStore
 from neuron_ops.store.files import LocalFiles
+from neuron_ops.store.manifest import Address
 from tests.neuron_ops.store.examples import ADDRESS, CONTENTS, assert_nothing_left_beside, part_address
 
 # A program that publishes one artifact after the other, each of one letter, until it is killed. As a step does, it
 # takes a folder that vanishes under it for what it is: another writer was first and swept.
 WRITER = """
 import string, sys
-from neuron_ops.store.artifacts import Address, ArtifactStore, Manifest
+from neuron_ops.store.artifacts import ArtifactStore
+from neuron_ops.store.manifest import Address, Manifest
 
 url, rounds, letter, size = sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4])
 store = ArtifactStore(url)

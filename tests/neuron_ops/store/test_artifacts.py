@@ -8,15 +8,9 @@ from typing import Any
 import pytest
 
 from neuron_ops.errors import CorruptArtifact, MissingArtifact
-from neuron_ops.store.artifacts import (
-    MANIFEST,
-    Address,
-    ArtifactStore,
-    Manifest,
-    explain_difference,
-    fingerprint,
-)
+from neuron_ops.store.artifacts import MANIFEST, ArtifactStore
 from neuron_ops.store.files import LocalFiles
+from neuron_ops.store.manifest import Address, Manifest, explain_difference, fingerprint
 from tests.neuron_ops.store.examples import ADDRESS, CONTENTS, part_address
 
 

@@ -4,7 +4,8 @@ import logging
 
 import pytest
 
-from neuron_ops.store.artifacts import MANIFEST, Address, ArtifactStore
+from neuron_ops.store.artifacts import MANIFEST, ArtifactStore
+from neuron_ops.store.manifest import Address
 from tests.neuron_ops.conftest import publish_files
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from neuron_ops.errors import CorruptArtifact
-from neuron_ops.store.artifacts import Address, Artifact, ArtifactStore
+from neuron_ops.store.artifacts import Artifact, ArtifactStore
+from neuron_ops.store.manifest import Address
 from neuron_ops.store.shared_copy import shared_copy
 from tests.neuron_ops.conftest import Publish
 
