@@ -28,9 +28,9 @@ os.environ["PYTHONPATH"] = str(ROOT)
 from kubernetes.client import ApiClient  # noqa: E402
 from moto.server import ThreadedMotoServer  # noqa: E402
 
-from fine_tune_assets.kubernetes.client import Client  # noqa: E402
-from fine_tune_assets.kubernetes.observer import Observer  # noqa: E402
-from fine_tune_assets.kubernetes.watch import Limits  # noqa: E402
+from fine_tune_assets.kubernetes.api.client import Client  # noqa: E402
+from fine_tune_assets.kubernetes.diagnosis.observer import Observer  # noqa: E402
+from fine_tune_assets.kubernetes.diagnosis.watch import Limits  # noqa: E402
 from tests.cluster import postgres  # noqa: E402
 from tests.cluster.cluster import Cluster  # noqa: E402
 from tests.cluster.deployment import CHECKOUT, Deployment  # noqa: E402

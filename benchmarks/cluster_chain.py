@@ -33,8 +33,8 @@ def executor() -> dg.ExecutorDefinition:
         from dagster_k8s import k8s_job_executor
 
         return k8s_job_executor
-    from fine_tune_assets.kubernetes.executor import pod_executor
-    from fine_tune_assets.kubernetes.pods import load_pods
+    from fine_tune_assets.kubernetes.executor.definition import pod_executor
+    from fine_tune_assets.kubernetes.pods.settings import load_pods
 
     return pod_executor(load_pods(read_settings().pods))
 

@@ -40,7 +40,7 @@ MODULES = [
     "dagster_aws.s3",
     "dagster_k8s",
     "dagster_postgres",
-    "fine_tune_assets.kubernetes.run_executor",
+    "fine_tune_assets.kubernetes.executor.run_executor",
 ]
 TAINT = {"key": "runs", "effect": "NoSchedule"}
 TOLERATION = {"key": "runs", "operator": "Exists"}

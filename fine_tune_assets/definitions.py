@@ -37,9 +37,9 @@ def build_definitions(settings: Settings) -> Definitions:
 
 def _kubernetes(settings: Settings) -> tuple[ExecutorDefinition, list[SensorDefinition]]:
     from fine_tune_assets.kubernetes.deployment import check_settings  # no import that the local deployment pays for
-    from fine_tune_assets.kubernetes.executor import pod_executor
+    from fine_tune_assets.kubernetes.executor.definition import pod_executor
     from fine_tune_assets.kubernetes.janitor import janitor
-    from fine_tune_assets.kubernetes.pods import load_pods
+    from fine_tune_assets.kubernetes.pods.settings import load_pods
 
     pods = load_pods(settings.pods)
     check_settings(settings, pods)

@@ -138,7 +138,7 @@ def _in_pods(context: AssetExecutionContext, step: Step, lineage: Lineage, attem
 
 
 def _pods_may_be_taken_away() -> int:
-    from fine_tune_assets.kubernetes.pods import load_pods  # a laptop has none
+    from fine_tune_assets.kubernetes.pods.settings import load_pods  # a laptop has none
 
     return load_pods(read_settings().pods).max_disruptions
 

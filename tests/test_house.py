@@ -174,9 +174,6 @@ def test_collecting_the_tests_imports_nothing_costly() -> None:
 
 # To be split; nothing may be added.
 LONG = {
-    "tests/fine_tune_assets/kubernetes/test_executor.py",
-    "tests/fine_tune_assets/kubernetes/test_multi_node.py",
-    "tests/fine_tune_assets/kubernetes/test_observer.py",
     "tests/neuron_ops/recipe/test_recipe.py",
     "tests/neuron_ops/steps/test_addresses.py",
     "tests/neuron_ops/steps/test_train.py",

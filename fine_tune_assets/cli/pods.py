@@ -20,8 +20,8 @@ def pods(asset: str | None, recipe: str | None, pairs: tuple[str, ...], finished
     import yaml
 
     from fine_tune_assets.kubernetes.deployment import check_store
-    from fine_tune_assets.kubernetes.pod_config import pod_config
-    from fine_tune_assets.kubernetes.pods import load_pods
+    from fine_tune_assets.kubernetes.pods.config import pod_config
+    from fine_tune_assets.kubernetes.pods.settings import load_pods
 
     if asset is not None and asset not in BY_ARTIFACT:
         raise InvalidInput(f"There is no asset {asset!r}. There are {', '.join(BY_ARTIFACT)}.")
@@ -45,7 +45,7 @@ def janitor(dry_run: bool) -> None:
     from dagster import DagsterInstance
 
     from fine_tune_assets.kubernetes.janitor import sweep
-    from fine_tune_assets.kubernetes.pods import load_pods
+    from fine_tune_assets.kubernetes.pods.settings import load_pods
 
     namespace = load_pods(settings.pods).namespace
     with DagsterInstance.get() as instance:

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from dagster import DagsterInstance
 
-from fine_tune_assets.kubernetes.pods import Pods
+from fine_tune_assets.kubernetes.pods.settings import Pods
 from fine_tune_assets.settings import Settings
 from neuron_ops.errors import InvalidInput
 

@@ -17,8 +17,8 @@ from dagster import (
     sensor,
 )
 
+from fine_tune_assets.kubernetes.api.labels import COMPONENT_LABEL, RUN_LABEL
 from fine_tune_assets.kubernetes.deployment import check_instance
-from fine_tune_assets.kubernetes.labels import COMPONENT_LABEL, RUN_LABEL
 
 if TYPE_CHECKING:
     from dagster_k8s import K8sRunLauncher
@@ -43,8 +43,8 @@ def sweep(instance: DagsterInstance, namespace: str | None, *, dry_run: bool = F
     check_instance(instance)
     from kubernetes.client import ApiClient  # the sensor's own process imports it; who only loads the code does not
 
-    from fine_tune_assets.kubernetes.client import Client
-    from fine_tune_assets.kubernetes.job_diagnosis import unfinished
+    from fine_tune_assets.kubernetes.api.client import Client
+    from fine_tune_assets.kubernetes.diagnosis.job import unfinished
 
     # Making the launcher has told the client library where the cluster is.
     launcher = cast("K8sRunLauncher", instance.run_launcher)

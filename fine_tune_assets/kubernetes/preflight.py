@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from fine_tune_assets.kubernetes.api.labels import QUEUE_LABEL
 from fine_tune_assets.kubernetes.deployment import check_settings, check_store
-from fine_tune_assets.kubernetes.labels import QUEUE_LABEL
-from fine_tune_assets.kubernetes.pod_config import SHARED_MEMORY_VOLUME, Config, pod_config
-from fine_tune_assets.kubernetes.pods import load_pods
+from fine_tune_assets.kubernetes.pods.config import SHARED_MEMORY_VOLUME, Config, pod_config
+from fine_tune_assets.kubernetes.pods.settings import load_pods
 from fine_tune_assets.settings import Settings
 from neuron_ops.backends import accelerator_resources, find_backend
 from neuron_ops.errors import InvalidInput
@@ -20,9 +20,9 @@ from neuron_ops.recipe.schema import HardwareSection, Recipe
 from neuron_ops.steps.table import STEPS
 
 if TYPE_CHECKING:
-    from fine_tune_assets.kubernetes.client import Client
+    from fine_tune_assets.kubernetes.api.client import Client
 
-# What a run's pod sends (observer.py, and dagster_k8s when it creates a Job): verb, API group, resource.
+# What a run's pod sends (diagnosis/observer.py, and dagster_k8s when it creates a Job): verb, API group, resource.
 NEEDED = (
     ("create", "batch", "jobs"),
     ("delete", "batch", "jobs"),
@@ -54,8 +54,8 @@ def preflight(settings: Settings, recipe: Recipe) -> list[Problem]:
     found = list(_impossible(configs, recipe.hardware))
     if find_spec("kubernetes") is None:
         return [*found, Problem(False, "The cluster was not asked: install fine-tune-assets[k8s] to have that done.")]
-    from fine_tune_assets.kubernetes.api_errors import NoCluster
-    from fine_tune_assets.kubernetes.client import connect
+    from fine_tune_assets.kubernetes.api.client import connect
+    from fine_tune_assets.kubernetes.api.errors import NoCluster
 
     try:
         client = connect(settings.kubeconfig, pods.namespace)

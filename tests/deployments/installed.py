@@ -8,8 +8,8 @@ from dagster_k8s.job import DagsterK8sJobConfig, UserDefinedDagsterK8sConfig, co
 from kubernetes.client import ApiClient, Configuration
 
 from fine_tune_assets.kubernetes.multi_node.manifests import Training, manifests
-from fine_tune_assets.kubernetes.pod_config import pod_config
-from fine_tune_assets.kubernetes.pods import Pods, load_pods
+from fine_tune_assets.kubernetes.pods.config import pod_config
+from fine_tune_assets.kubernetes.pods.settings import Pods, load_pods
 from neuron_ops.recipe.file import load_recipe
 from neuron_ops.recipe.schema import Recipe
 from neuron_ops.steps.table import BY_ARTIFACT, Step

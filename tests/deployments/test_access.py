@@ -10,7 +10,9 @@ import dagster_k8s.executor
 import dagster_k8s.launcher
 import pytest
 
-from fine_tune_assets.kubernetes import janitor, observer, step_handler
+from fine_tune_assets.kubernetes import janitor
+from fine_tune_assets.kubernetes.diagnosis import observer
+from fine_tune_assets.kubernetes.executor import step_handler
 from fine_tune_assets.kubernetes.multi_node.manifests import Training, manifests
 from fine_tune_assets.kubernetes.preflight import NEEDED
 from neuron_ops.recipe.schema import HardwareSection

@@ -11,10 +11,10 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from fine_tune_assets.kubernetes.api.labels import QUEUE_LABEL
 from fine_tune_assets.kubernetes.deployment import check_store
-from fine_tune_assets.kubernetes.labels import QUEUE_LABEL
-from fine_tune_assets.kubernetes.pod_config import pod_config
-from fine_tune_assets.kubernetes.pods import Pods
+from fine_tune_assets.kubernetes.pods.config import pod_config
+from fine_tune_assets.kubernetes.pods.settings import Pods
 from neuron_ops.steps.table import BY_ARTIFACT, STEPS
 from tests.cluster.objects import quantity
 from tests.deployments.conftest import DEPLOYMENTS, OVERLAYS, Objects, breaks_restricted, find, of_kind

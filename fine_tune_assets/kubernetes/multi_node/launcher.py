@@ -10,11 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
-from fine_tune_assets.kubernetes.api_errors import Forbidden
-from fine_tune_assets.kubernetes.client import Client, until_answered
-from fine_tune_assets.kubernetes.diagnosis import Ended, State, Waiting, with_events
-from fine_tune_assets.kubernetes.job_diagnosis import suspended
-from fine_tune_assets.kubernetes.kinds import Object
+from fine_tune_assets.kubernetes.api.client import Client, until_answered
+from fine_tune_assets.kubernetes.api.errors import Forbidden
+from fine_tune_assets.kubernetes.api.kinds import Object
+from fine_tune_assets.kubernetes.diagnosis.job import suspended
+from fine_tune_assets.kubernetes.diagnosis.pod import Ended, State, Waiting, with_events
+from fine_tune_assets.kubernetes.diagnosis.watch import Limits, Verdict, Watch
 from fine_tune_assets.kubernetes.multi_node.logs import Logs
 from fine_tune_assets.kubernetes.multi_node.manifests import Training, manifests
 from fine_tune_assets.kubernetes.multi_node.nodes import (
@@ -28,7 +29,6 @@ from fine_tune_assets.kubernetes.multi_node.nodes import (
     phase,
     states,
 )
-from fine_tune_assets.kubernetes.watch import Limits, Verdict, Watch
 from neuron_ops.errors import InvalidInput, OpsError, Unavailable
 from neuron_ops.launch.outcome import ExitResult
 

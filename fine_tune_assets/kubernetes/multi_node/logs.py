@@ -5,8 +5,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from fine_tune_assets.kubernetes.client import Client
-from fine_tune_assets.kubernetes.kinds import Object
+from fine_tune_assets.kubernetes.api.client import Client
+from fine_tune_assets.kubernetes.api.kinds import Object
 from fine_tune_assets.kubernetes.multi_node.nodes import has_started, node_number, phase
 from neuron_ops.errors import OpsError
 

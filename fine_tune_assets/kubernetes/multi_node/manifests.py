@@ -9,9 +9,9 @@ import sys
 import zlib
 from dataclasses import dataclass
 
-from fine_tune_assets.kubernetes.kinds import Object
-from fine_tune_assets.kubernetes.labels import COMPONENT_LABEL, QUEUE_LABEL, RUN_LABEL
-from fine_tune_assets.kubernetes.resources import booking, node_selector
+from fine_tune_assets.kubernetes.api.kinds import Object
+from fine_tune_assets.kubernetes.api.labels import COMPONENT_LABEL, QUEUE_LABEL, RUN_LABEL
+from fine_tune_assets.kubernetes.pods.resources import booking, node_selector
 from neuron_ops.backends import find_backend
 from neuron_ops.launch.grace import POD_SECONDS
 from neuron_ops.launch.outcome import ERROR_FILE

@@ -1,13 +1,16 @@
 """Which node of a training a pod is, and what the Job and its pods say about the training together.
 
-Pure functions on the JSON that the API shows. What one pod says, and the sentences for it, belong to ../diagnosis.py.
+Pure functions on the JSON that the API shows. What one pod says, and the sentences for it, belong to
+diagnosis/pod.py.
 """
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from fine_tune_assets.kubernetes.diagnosis import (
+from fine_tune_assets.kubernetes.api.kinds import Object
+from fine_tune_assets.kubernetes.diagnosis.job import suspended
+from fine_tune_assets.kubernetes.diagnosis.pod import (
     DISRUPTED,
     Ended,
     State,
@@ -18,8 +21,6 @@ from fine_tune_assets.kubernetes.diagnosis import (
     running,
     waiting,
 )
-from fine_tune_assets.kubernetes.job_diagnosis import suspended
-from fine_tune_assets.kubernetes.kinds import Object
 
 KILLED = 137
 """Exit code after SIGKILL, which no program of ours sends to another node's."""

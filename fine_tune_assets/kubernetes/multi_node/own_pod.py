@@ -5,11 +5,11 @@ import socket
 import sys
 from collections.abc import Callable
 
-from fine_tune_assets.kubernetes.client import NAMESPACE_FILE, connect
+from fine_tune_assets.kubernetes.api.client import NAMESPACE_FILE, connect
+from fine_tune_assets.kubernetes.diagnosis.watch import team_limits
 from fine_tune_assets.kubernetes.multi_node.launcher import PodTraining
 from fine_tune_assets.kubernetes.multi_node.manifests import Training
-from fine_tune_assets.kubernetes.pods import load_pods
-from fine_tune_assets.kubernetes.watch import team_limits
+from fine_tune_assets.kubernetes.pods.settings import load_pods
 from fine_tune_assets.settings import read_settings
 from neuron_ops.errors import InvalidInput
 from neuron_ops.steps.addresses import Lineage

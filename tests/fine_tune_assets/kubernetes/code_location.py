@@ -20,8 +20,8 @@ from dagster import (
 )
 
 from fine_tune_assets.interruption import interrupted
-from fine_tune_assets.kubernetes.executor import pod_executor
-from fine_tune_assets.kubernetes.pods import load_pods
+from fine_tune_assets.kubernetes.executor.definition import pod_executor
+from fine_tune_assets.kubernetes.pods.settings import load_pods
 from fine_tune_assets.resources import FineTuning, fine_tuning
 from fine_tune_assets.settings import read_settings
 

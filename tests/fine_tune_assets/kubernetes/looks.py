@@ -4,11 +4,11 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from fine_tune_assets.kubernetes.client import connect
-from fine_tune_assets.kubernetes.labels import COMPONENT_LABEL, RUN_LABEL
-from fine_tune_assets.kubernetes.observer import Observer
-from fine_tune_assets.kubernetes.pod_config import REPLACED_WHEN_DISRUPTED
-from fine_tune_assets.kubernetes.watch import Limits, Verdict
+from fine_tune_assets.kubernetes.api.client import connect
+from fine_tune_assets.kubernetes.api.labels import COMPONENT_LABEL, RUN_LABEL
+from fine_tune_assets.kubernetes.diagnosis.observer import Observer
+from fine_tune_assets.kubernetes.diagnosis.watch import Limits, Verdict
+from fine_tune_assets.kubernetes.pods.config import REPLACED_WHEN_DISRUPTED
 from tests.cluster.cluster import Cluster
 from tests.cluster.conftest import job
 from tests.cluster.objects import Object

@@ -11,8 +11,8 @@ from dagster import instance_for_test
 
 from fine_tune_assets.definitions import build_definitions
 from fine_tune_assets.kubernetes.deployment import check_instance, check_settings, check_store
-from fine_tune_assets.kubernetes.executor import pod_executor
-from fine_tune_assets.kubernetes.pods import Pods
+from fine_tune_assets.kubernetes.executor.definition import pod_executor
+from fine_tune_assets.kubernetes.pods.settings import Pods
 from fine_tune_assets.settings import Settings, read_settings
 from neuron_ops.errors import InvalidInput
 from tests.test_house import HEAVY

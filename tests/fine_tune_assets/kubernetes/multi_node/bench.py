@@ -7,10 +7,10 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from fine_tune_assets.kubernetes.client import connect
+from fine_tune_assets.kubernetes.api.client import connect
+from fine_tune_assets.kubernetes.diagnosis.watch import Limits
 from fine_tune_assets.kubernetes.multi_node.launcher import PodTraining
 from fine_tune_assets.kubernetes.multi_node.manifests import Training
-from fine_tune_assets.kubernetes.watch import Limits
 from neuron_ops.launch.outcome import ExitResult
 from neuron_ops.recipe.schema import HardwareSection
 from tests.cluster.cluster import Cluster

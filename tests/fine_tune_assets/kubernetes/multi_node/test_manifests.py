@@ -5,7 +5,7 @@ from typing import Any
 import kubernetes_validate
 import pytest
 
-from fine_tune_assets.kubernetes.kinds import Object
+from fine_tune_assets.kubernetes.api.kinds import Object
 from fine_tune_assets.kubernetes.multi_node.manifests import Training, manifests
 from neuron_ops.launch.grace import POD_SECONDS
 from neuron_ops.recipe.schema import HardwareSection

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from fine_tune_assets.kubernetes.diagnosis import Running, Waiting
-from fine_tune_assets.kubernetes.job_diagnosis import diagnose
+from fine_tune_assets.kubernetes.diagnosis.job import diagnose
+from fine_tune_assets.kubernetes.diagnosis.pod import Running, Waiting
 from fine_tune_assets.kubernetes.multi_node.nodes import Failure, failure, first, job_end, states
 from neuron_ops.errors import Unavailable
 from tests.fine_tune_assets.kubernetes import objects

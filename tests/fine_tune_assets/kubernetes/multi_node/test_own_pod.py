@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from fine_tune_assets.kubernetes.multi_node.own_pod import open_training
-from fine_tune_assets.kubernetes.pods import load_pods
+from fine_tune_assets.kubernetes.pods.settings import load_pods
 from neuron_ops.errors import InvalidInput
 from neuron_ops.launch.torchrun import RENDEZVOUS_SECONDS
 from neuron_ops.recipe.file import load_recipe

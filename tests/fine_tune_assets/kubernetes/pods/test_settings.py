@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from fine_tune_assets.kubernetes.pods import Pods, PodSettings, load_pods
+from fine_tune_assets.kubernetes.pods.settings import Pods, PodSettings, load_pods
 from neuron_ops.errors import InvalidInput
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 
 
 def _file(folder: Path, text: str) -> str:

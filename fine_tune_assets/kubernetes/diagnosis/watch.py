@@ -7,8 +7,8 @@ nobody and has no clock of its own.
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
-from fine_tune_assets.kubernetes.diagnosis import Ended, Running, State, Waiting
-from fine_tune_assets.kubernetes.pods import Pods
+from fine_tune_assets.kubernetes.diagnosis.pod import Ended, Running, State, Waiting
+from fine_tune_assets.kubernetes.pods.settings import Pods
 
 REPEAT_SECONDS = 300.0
 """After so long an unchanged reason to wait is said again."""
@@ -18,7 +18,7 @@ REPEAT_SECONDS = 300.0
 class Limits:
     """How long is waited for what, in seconds, and how often a machine may be taken away.
 
-    The first three are the team's settings; pods.py says what they mean.
+    The first three are the team's settings; pods/settings.py says what they mean.
     """
 
     pending_timeout_seconds: float

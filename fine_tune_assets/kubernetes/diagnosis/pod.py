@@ -1,8 +1,8 @@
 """What one pod's status says, in a sentence: it runs, it waits for something, or it has ended.
 
 The same event is the same sentence whether the pod is a step's or a node's of a training; `who` is how its subject is
-called. Pure functions on the JSON of Kubernetes objects. What a step's Job adds belongs to job_diagnosis.py; timeouts
-belong to watch.py, asking the cluster to client.py.
+called. Pure functions on the JSON of Kubernetes objects. What a step's Job adds belongs to job.py; timeouts belong
+to watch.py, asking the cluster to observer.py.
 """
 
 import re

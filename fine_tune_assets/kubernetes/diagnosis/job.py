@@ -1,11 +1,12 @@
 """What a step's Job and its pods say together about the step.
 
-Pure functions on the JSON of Kubernetes objects. What one pod says, and the sentences for it, belong to diagnosis.py.
+Pure functions on the JSON of Kubernetes objects. What one pod says, and the sentences for it, belong to pod.py.
 """
 
 from collections.abc import Iterable, Sequence
 
-from fine_tune_assets.kubernetes.diagnosis import (
+from fine_tune_assets.kubernetes.api.labels import JOB_LABELS, QUEUE_LABEL
+from fine_tune_assets.kubernetes.diagnosis.pod import (
     Ended,
     Object,
     Running,
@@ -19,7 +20,6 @@ from fine_tune_assets.kubernetes.diagnosis import (
     running,
     waiting,
 )
-from fine_tune_assets.kubernetes.labels import JOB_LABELS, QUEUE_LABEL
 
 
 def diagnose(job: Object | None, pods: Sequence[Object]) -> State:

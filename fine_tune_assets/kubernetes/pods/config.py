@@ -1,14 +1,14 @@
 """From an asset's step, a recipe and the team's settings to its pod, in the form that dagster-k8s takes.
 
-Pure: the same arguments give the same dictionary. Who applies it belongs to step_handler.py.
+Pure: the same arguments give the same dictionary. Who applies it belongs to the executor's step_handler.py.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
-from fine_tune_assets.kubernetes.labels import QUEUE_LABEL
-from fine_tune_assets.kubernetes.pods import Pods, PodSettings
-from fine_tune_assets.kubernetes.resources import booking, node_selector
+from fine_tune_assets.kubernetes.api.labels import QUEUE_LABEL
+from fine_tune_assets.kubernetes.pods.resources import booking, node_selector
+from fine_tune_assets.kubernetes.pods.settings import Pods, PodSettings
 from neuron_ops.backends import accelerator_resources
 from neuron_ops.backends.booking import NOTHING, Booking
 from neuron_ops.errors import InvalidInput

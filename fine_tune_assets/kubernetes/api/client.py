@@ -1,7 +1,7 @@
 """The one way in which this package asks Kubernetes.
 
 Objects are plain JSON: the models of the client library cost more CPU than the request. What an error means is
-api_errors.py's; what the answers mean belongs to whoever asked.
+errors.py's; what the answers mean belongs to whoever asked.
 """
 
 import json
@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 from kubernetes import config
 from kubernetes.client import ApiClient, Configuration
 
-from fine_tune_assets.kubernetes.api_errors import AlreadyThere, Forbidden, NoCluster, NotFound, translated
-from fine_tune_assets.kubernetes.kinds import KUEUE, PATHS, Object
+from fine_tune_assets.kubernetes.api.errors import AlreadyThere, Forbidden, NoCluster, NotFound, translated
+from fine_tune_assets.kubernetes.api.kinds import KUEUE, PATHS, Object
 from neuron_ops.errors import InvalidInput, Unavailable
 
 T = TypeVar("T")
@@ -42,7 +42,7 @@ REVIEWS = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
 class Client:
     """One namespace of one cluster, as the account of one connection may see it.
 
-    Every method raises what `translated` of api_errors.py raises, besides what it says itself.
+    Every method raises what `translated` of errors.py raises, besides what it says itself.
     """
 
     api: ApiClient

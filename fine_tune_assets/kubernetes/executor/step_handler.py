@@ -1,6 +1,7 @@
 """Dagster's Kubernetes step handler with eyes: each step's pod comes from the recipe, and what becomes of it is named.
 
-The Job itself is built by dagster_k8s. What is seen belongs to observer.py; what a step's pod is, to pod_config.py.
+The Job itself is built by dagster_k8s. What is seen belongs to diagnosis/observer.py; what a step's pod is, to
+pods/config.py.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,14 +18,14 @@ from dagster_k8s.executor import K8sStepHandler
 from dagster_k8s.job import UserDefinedDagsterK8sConfig, get_user_defined_k8s_config
 from dagster_shared.error import SerializableErrorInfo
 
-from fine_tune_assets.kubernetes.api_errors import refusal
-from fine_tune_assets.kubernetes.client import Client
+from fine_tune_assets.kubernetes.api.client import Client
+from fine_tune_assets.kubernetes.api.errors import refusal
+from fine_tune_assets.kubernetes.api.labels import COMPONENT_LABEL, RUN_LABEL
 from fine_tune_assets.kubernetes.deployment import check_store
-from fine_tune_assets.kubernetes.labels import COMPONENT_LABEL, RUN_LABEL
-from fine_tune_assets.kubernetes.observer import Observer
-from fine_tune_assets.kubernetes.pod_config import pod_config, refuse_accelerator
-from fine_tune_assets.kubernetes.pods import Pods
-from fine_tune_assets.kubernetes.watch import Limits
+from fine_tune_assets.kubernetes.diagnosis.observer import Observer
+from fine_tune_assets.kubernetes.diagnosis.watch import Limits
+from fine_tune_assets.kubernetes.pods.config import pod_config, refuse_accelerator
+from fine_tune_assets.kubernetes.pods.settings import Pods
 from fine_tune_assets.preflight import require_go
 from fine_tune_assets.resources import FineTuning
 from neuron_ops.errors import MissingArtifact, OpsError

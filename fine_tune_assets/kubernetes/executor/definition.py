@@ -1,4 +1,4 @@
-"""The executor of the Kubernetes deployment: dagster_k8s's configuration, and the limits of watch.py.
+"""The executor of the Kubernetes deployment: dagster_k8s's configuration, and the limits of diagnosis/watch.py.
 
 The definition imports nothing of Kubernetes: every step's pod loads it and never uses it.
 """
@@ -10,7 +10,7 @@ from dagster import executor as executor_definition
 from dagster._core.definitions.executor_definition import multiple_process_executor_requirements
 
 from fine_tune_assets.kubernetes.deployment import check_instance
-from fine_tune_assets.kubernetes.pods import Pods
+from fine_tune_assets.kubernetes.pods.settings import Pods
 from neuron_ops.errors import InvalidInput
 from neuron_ops.steps.table import BY_ARTIFACT
 
@@ -77,9 +77,9 @@ def _build(init_context: InitExecutorContext, pods: Pods, own: dict[str, Any], c
     check_instance(init_context.instance)
     from dagster._core.execution.retries import RetryMode
 
-    from fine_tune_assets.kubernetes.run_executor import RunExecutor
-    from fine_tune_assets.kubernetes.step_handler import PodStepHandler
-    from fine_tune_assets.kubernetes.watch import Limits
+    from fine_tune_assets.kubernetes.diagnosis.watch import Limits
+    from fine_tune_assets.kubernetes.executor.run_executor import RunExecutor
+    from fine_tune_assets.kubernetes.executor.step_handler import PodStepHandler
 
     checked, instance = _checked(config), init_context.instance
     handler = PodStepHandler(

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from fine_tune_assets.kubernetes.diagnosis import Ended, Running, Waiting, with_events
-from fine_tune_assets.kubernetes.job_diagnosis import diagnose
+from fine_tune_assets.kubernetes.diagnosis.job import diagnose
+from fine_tune_assets.kubernetes.diagnosis.pod import Ended, Running, Waiting, with_events
 from tests.fine_tune_assets.kubernetes.objects import (
     COMPLETE_JOB,
     FAILED_JOB,

@@ -1,7 +1,7 @@
 """How long a pod may wait, what is said meanwhile, and when it has failed."""
 
-from fine_tune_assets.kubernetes.diagnosis import Ended, Running, State, Waiting
-from fine_tune_assets.kubernetes.watch import NO_ACTION, REPEAT_SECONDS, Limits, Verdict, Watch
+from fine_tune_assets.kubernetes.diagnosis.pod import Ended, Running, State, Waiting
+from fine_tune_assets.kubernetes.diagnosis.watch import NO_ACTION, REPEAT_SECONDS, Limits, Verdict, Watch
 
 LIMITS = Limits(pending_timeout_seconds=600, max_disruptions=2, check_interval_seconds=15)
 RUNS = Running("pod train-x1", "node-a")

@@ -6,7 +6,7 @@ import pytest
 from kubernetes.client.rest import ApiException
 from urllib3.exceptions import ReadTimeoutError
 
-from fine_tune_assets.kubernetes.api_errors import AlreadyThere, Forbidden, NotFound, refusal, translated
+from fine_tune_assets.kubernetes.api.errors import AlreadyThere, Forbidden, NotFound, refusal, translated
 from neuron_ops.errors import InvalidInput, OpsError, Unavailable
 
 

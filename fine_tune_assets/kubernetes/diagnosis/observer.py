@@ -1,7 +1,7 @@
 """One run's step pods, looked at together: one list of pods for each look, however many steps run.
 
 The Jobs are asked for only when a step has no running pod, events only when its objects say too little. Dagster is not
-known here; who acts on a verdict belongs to step_handler.py.
+known here; who acts on a verdict belongs to the executor's step_handler.py.
 """
 
 import time
@@ -9,12 +9,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
-from fine_tune_assets.kubernetes.client import Client, until_answered
-from fine_tune_assets.kubernetes.diagnosis import State, Waiting, with_events, with_last_lines
-from fine_tune_assets.kubernetes.job_diagnosis import diagnose, job_of, running_pod, unfinished
-from fine_tune_assets.kubernetes.kinds import Object
-from fine_tune_assets.kubernetes.labels import COMPONENT_LABEL, RUN_LABEL
-from fine_tune_assets.kubernetes.watch import NO_ACTION, Limits, Verdict, Watch
+from fine_tune_assets.kubernetes.api.client import Client, until_answered
+from fine_tune_assets.kubernetes.api.kinds import Object
+from fine_tune_assets.kubernetes.api.labels import COMPONENT_LABEL, RUN_LABEL
+from fine_tune_assets.kubernetes.diagnosis.job import diagnose, job_of, running_pod, unfinished
+from fine_tune_assets.kubernetes.diagnosis.pod import State, Waiting, with_events, with_last_lines
+from fine_tune_assets.kubernetes.diagnosis.watch import NO_ACTION, Limits, Verdict, Watch
 from neuron_ops.errors import InvalidInput, OpsError, Unavailable
 
 

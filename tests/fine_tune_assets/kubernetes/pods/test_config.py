@@ -6,8 +6,8 @@ from typing import Any
 import kubernetes_validate
 import pytest
 
-from fine_tune_assets.kubernetes.pod_config import pod_config, refuse_accelerator
-from fine_tune_assets.kubernetes.pods import Pods
+from fine_tune_assets.kubernetes.pods.config import pod_config, refuse_accelerator
+from fine_tune_assets.kubernetes.pods.settings import Pods
 from neuron_ops.backends import accelerator_resources
 from neuron_ops.errors import InvalidInput
 from neuron_ops.launch.grace import POD_SECONDS

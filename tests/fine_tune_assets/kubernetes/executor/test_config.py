@@ -11,8 +11,8 @@ from dagster import (
 )
 from dagster._core.definitions.job_base import InMemoryJob
 
-from fine_tune_assets.kubernetes.executor import pod_executor
-from fine_tune_assets.kubernetes.pods import Pods
+from fine_tune_assets.kubernetes.executor.definition import pod_executor
+from fine_tune_assets.kubernetes.pods.settings import Pods
 from neuron_ops.errors import InvalidInput
 from tests.fine_tune_assets.kubernetes.conftest import Deploy
 

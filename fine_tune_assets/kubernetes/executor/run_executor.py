@@ -8,7 +8,7 @@ from dagster._core.execution.plan.objects import ErrorSource
 from dagster._core.execution.plan.plan import ExecutionPlan
 from dagster._core.executor.step_delegating import StepDelegatingExecutor
 
-from fine_tune_assets.kubernetes.step_handler import PodStepHandler
+from fine_tune_assets.kubernetes.executor.step_handler import PodStepHandler
 
 
 class RunExecutor(StepDelegatingExecutor):

@@ -1,6 +1,6 @@
 """What of a machine a pod books: extended resources and node placement, from the recipe's hardware alone."""
 
-from fine_tune_assets.kubernetes.pods import INSTANCE_TYPE_LABEL
+from fine_tune_assets.kubernetes.pods.settings import INSTANCE_TYPE_LABEL
 from neuron_ops.backends import find_backend
 from neuron_ops.backends.booking import Booking
 from neuron_ops.recipe.schema import HardwareSection

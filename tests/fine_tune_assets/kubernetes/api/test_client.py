@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
-from fine_tune_assets.kubernetes.api_errors import Forbidden, NoCluster, NotFound
-from fine_tune_assets.kubernetes.client import Client, connect, until_answered
+from fine_tune_assets.kubernetes.api.client import Client, connect, until_answered
+from fine_tune_assets.kubernetes.api.errors import Forbidden, NoCluster, NotFound
 from neuron_ops.errors import Unavailable
 from tests.cluster.cluster import Cluster
 from tests.cluster.conftest import job, pod
