@@ -22,12 +22,13 @@ class LoraSection(Section):
 
     @field_validator("target_modules")
     @classmethod
-    def _known(cls, modules: tuple[str, ...]) -> tuple[str, ...]:
+    def _in_the_families_order(cls, modules: tuple[str, ...]) -> tuple[str, ...]:
+        """The order in which a recipe names them means nothing, so it is part of no address."""
         known = _linears()
         wrong = sorted(set(modules) - set(known))
         if wrong or not modules or len(set(modules)) < len(modules):
             raise ValueError(f"must be one or more, each once, of {', '.join(known)}")
-        return modules
+        return tuple(name for name in known if name in modules)
 
 
 class GraphSection(Section):

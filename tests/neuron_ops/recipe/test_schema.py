@@ -4,6 +4,7 @@ import pytest
 
 from neuron_ops.errors import InvalidInput
 from neuron_ops.recipe.file import load_recipe
+from neuron_ops.recipe.first_defaults import field_values
 from tests.neuron_ops.recipe.conftest import TINY, Write
 
 
@@ -124,3 +125,14 @@ def test_a_recipe_cannot_be_changed_after_it_was_checked() -> None:
 
     with pytest.raises(ValueError, match="frozen"):
         recipe.training.max_steps = 5
+
+
+def test_the_order_in_which_a_recipe_names_the_targets_moves_no_address() -> None:
+    one, other, some = (
+        load_recipe("tiny_llama_cpu", {"graph.lora.target_modules": modules})
+        for modules in (["q_proj", "v_proj"], ["v_proj", "q_proj"], ["down_proj", "o_proj", "q_proj"])
+    )
+
+    assert one == other
+    assert field_values(other, ("graph.lora.target_modules",)) == {}  # it is the first default too
+    assert some.graph.lora.target_modules == ("q_proj", "o_proj", "down_proj")
