@@ -166,3 +166,12 @@ def wire(s3_environment: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Wire]
         monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
         yield server
         server.shutdown()
+
+
+@pytest.fixture
+def without_gpu() -> None:
+    """Skip the test where torch sees a GPU."""
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here")

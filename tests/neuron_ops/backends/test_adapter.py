@@ -1,11 +1,14 @@
 """One seed is one adapter, whatever the backend and however its layers are cut."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pytest
-import torch
-from torch import nn
 
-from neuron_ops.backends.adapter import set_first_values
+if TYPE_CHECKING:
+    from torch import nn
 
 COLUMN = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.default.weight"
 ROW = "base_model.model.model.layers.0.mlp.down_proj.lora_A.default.weight"
@@ -13,6 +16,9 @@ SECOND = "base_model.model.model.layers.0.mlp.down_proj.lora_B.default.weight"
 
 
 def factors(row_inputs: int, cut: bool) -> dict[str, nn.Parameter]:
+    import torch
+    from torch import nn
+
     parameters = {
         SECOND: nn.Parameter(torch.zeros(5, 4)),
         ROW: nn.Parameter(torch.empty(4, row_inputs)),
@@ -24,6 +30,10 @@ def factors(row_inputs: int, cut: bool) -> dict[str, nn.Parameter]:
 
 
 def test_parts_of_a_cut_factor_are_parts_of_the_whole_one() -> None:
+    import torch
+
+    from neuron_ops.backends.adapter import set_first_values
+
     whole = factors(48, cut=False)
     set_first_values(whole, seed=7)
 
@@ -36,6 +46,10 @@ def test_parts_of_a_cut_factor_are_parts_of_the_whole_one() -> None:
 
 
 def test_values_belong_to_the_name_and_not_to_the_order_of_layers() -> None:
+    import torch
+
+    from neuron_ops.backends.adapter import set_first_values
+
     one, other = factors(48, cut=False), dict(reversed(factors(48, cut=False).items()))
 
     set_first_values(one, seed=7)
@@ -46,6 +60,10 @@ def test_values_belong_to_the_name_and_not_to_the_order_of_layers() -> None:
 
 
 def test_another_seed_is_another_adapter_and_second_factors_stay_zero() -> None:
+    import torch
+
+    from neuron_ops.backends.adapter import set_first_values
+
     one, other = factors(48, cut=False), factors(48, cut=False)
 
     set_first_values(one, seed=7)
@@ -56,6 +74,11 @@ def test_another_seed_is_another_adapter_and_second_factors_stay_zero() -> None:
 
 
 def test_values_are_spread_as_peft_spreads_them() -> None:
+    import torch
+    from torch import nn
+
+    from neuron_ops.backends.adapter import set_first_values
+
     ours, theirs = {COLUMN: nn.Parameter(torch.empty(64, 1024))}, torch.empty(64, 1024)
 
     set_first_values(ours, seed=7)

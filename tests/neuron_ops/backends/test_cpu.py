@@ -1,17 +1,18 @@
 """What the loop may ask of a backend, asked of the CPU's."""
 
+from __future__ import annotations
+
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
-from peft import PeftModel
-from transformers import AutoModelForCausalLM
 
-from neuron_ops.backends.cpu_process import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CpuProcess
 from neuron_ops.recipe.schema import Recipe
-from neuron_ops.training.batches import Rows
 from tests.neuron_ops.training.workbench import make_model, make_recipe, make_rows
+
+if TYPE_CHECKING:
+    import torch
 
 
 @pytest.fixture(scope="module")
@@ -25,11 +26,17 @@ def recipe(model: Path) -> Recipe:
 
 
 def randomize(parameters: dict[str, torch.nn.Parameter]) -> None:
+    import torch
+
     for parameter in parameters.values():
         torch.nn.init.normal_(parameter)
 
 
 def test_the_base_is_bfloat16_and_frozen_while_adapter_and_moments_are_float32(model: Path) -> None:
+    import torch
+
+    from neuron_ops.backends.cpu_process import CpuProcess
+
     recipe = make_recipe(model, graph__dtype="bfloat16")
     process = CpuProcess(recipe)
 
@@ -50,6 +57,11 @@ def test_the_base_is_bfloat16_and_frozen_while_adapter_and_moments_are_float32(m
 
 
 def test_the_loss_is_summed_so_that_rows_given_twice_count_twice(model: Path, recipe: Recipe, tmp_path: Path) -> None:
+    import torch
+
+    from neuron_ops.backends.cpu_process import CpuProcess
+    from neuron_ops.training.batches import Rows
+
     make_rows(tmp_path, number=8, seed=0)
     process = CpuProcess(recipe)
     adapted = process.load_model(model, recipe)
@@ -62,6 +74,10 @@ def test_the_loss_is_summed_so_that_rows_given_twice_count_twice(model: Path, re
 
 
 def test_a_packed_row_sees_nothing_of_its_neighbours(model: Path, recipe: Recipe) -> None:
+    import torch
+
+    from neuron_ops.backends.cpu_process import CpuProcess
+
     process = CpuProcess(recipe)
     adapted = process.load_model(model, recipe).eval()
     positions = torch.tensor([[0, 1, 2, 3, 0, 1, 2, 3]])
@@ -74,6 +90,10 @@ def test_a_packed_row_sees_nothing_of_its_neighbours(model: Path, recipe: Recipe
 
 
 def test_the_same_seed_gives_the_same_adapter_and_another_seed_another(model: Path) -> None:
+    import torch
+
+    from neuron_ops.backends.cpu_process import CpuProcess
+
     def first_factors(seed: int) -> list[torch.Tensor]:
         recipe = make_recipe(model, training__seed=seed)
         process = CpuProcess(recipe)
@@ -85,6 +105,12 @@ def test_the_same_seed_gives_the_same_adapter_and_another_seed_another(model: Pa
 
 
 def test_an_adapter_is_saved_as_a_folder_that_peft_loads(model: Path, recipe: Recipe, tmp_path: Path) -> None:
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    from neuron_ops.backends.cpu_process import ADAPTER_CONFIG, CpuProcess
+
     process = CpuProcess(recipe)
     adapted = process.load_model(model, recipe).eval()
     randomize(process.trainable(adapted))
@@ -100,6 +126,8 @@ def test_an_adapter_is_saved_as_a_folder_that_peft_loads(model: Path, recipe: Re
 
 
 def test_equal_adapters_are_equal_bytes(model: Path, recipe: Recipe, tmp_path: Path) -> None:
+    from neuron_ops.backends.cpu_process import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CpuProcess
+
     process = CpuProcess(recipe)
     adapted, other = (process.load_model(model, recipe) for _ in range(2))
     randomize(process.trainable(adapted))
@@ -113,6 +141,10 @@ def test_equal_adapters_are_equal_bytes(model: Path, recipe: Recipe, tmp_path: P
 
 
 def test_random_numbers_continue_where_they_were(recipe: Recipe) -> None:
+    import torch
+
+    from neuron_ops.backends.cpu_process import CpuProcess
+
     process = CpuProcess(recipe)
     states = process.rng_states()
     expected = torch.rand(5)
@@ -123,6 +155,10 @@ def test_random_numbers_continue_where_they_were(recipe: Recipe) -> None:
 
 
 def test_threads_are_what_the_recipe_says(model: Path) -> None:
+    import torch
+
+    from neuron_ops.backends.cpu_process import CpuProcess
+
     CpuProcess(make_recipe(model, hardware__threads=1))
 
     assert torch.get_num_threads() == 1

@@ -1,19 +1,16 @@
 """A backend is one file and one line: this file is one, in plain torch, and the steps' own programs train with it."""
 
+from __future__ import annotations
+
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-import torch
-from peft import get_peft_model
 from safetensors.torch import save_file
-from torch import nn
-from transformers import AutoModelForCausalLM
 
 from neuron_ops import backends, registry
-from neuron_ops.backends.adapter import lora_config, set_first_values
 from neuron_ops.backends.backend import Backend
 from neuron_ops.backends.booking import Booking
 from neuron_ops.errors import InvalidInput, Unavailable
@@ -30,6 +27,10 @@ from tests.neuron_ops.training.workbench import (
     train_here,
 )
 
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
 CHIP = "example.org/toy"
 
 
@@ -37,11 +38,19 @@ class ToyProcess:
     """The process half: one process, no accelerate."""
 
     def __init__(self) -> None:
+        import torch
+
         self.rank = self.data_parallel_rank = self.shard = 0
         self.data_parallel_size, self.saves, self.device = 1, True, torch.device("cpu")
         self.summed_loss: dict[str, Any] = {"num_items_in_batch": 1}
 
     def load_model(self, folder: Path, recipe: Recipe) -> nn.Module:
+        import torch
+        from peft import get_peft_model
+        from transformers import AutoModelForCausalLM
+
+        from neuron_ops.backends.adapter import lora_config, set_first_values
+
         base = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, recipe.graph.dtype))
         base.name_or_path = recipe.base_model.id
         adapted: nn.Module = get_peft_model(base, lora_config(recipe))
@@ -59,12 +68,16 @@ class ToyProcess:
         return contextlib.nullcontext()
 
     def backward(self, loss: torch.Tensor) -> None:
+        import torch
+
         BACKEND.spend_power()
         torch.autograd.backward(loss)
 
     def clip_and_step(
         self, optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Parameter], max_norm: float
     ) -> torch.Tensor:
+        from torch import nn
+
         norm = nn.utils.clip_grad_norm_(parameters, max_norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -77,9 +90,13 @@ class ToyProcess:
         """The chip does what it is told at once."""
 
     def rng_states(self) -> dict[str, torch.Tensor]:
+        import torch
+
         return {"toy": torch.get_rng_state()}
 
     def restore_rng(self, states: Mapping[str, torch.Tensor]) -> None:
+        import torch
+
         torch.set_rng_state(states["toy"])
 
     def save_adapter(self, model: nn.Module, folder: Path) -> None:

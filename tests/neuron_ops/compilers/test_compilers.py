@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch._inductor.config as inductor
-from torch import nn
 
 from neuron_ops.backends import compiler, decides_graphs, graph_fields
 from neuron_ops.compilers.inductor import compile_layers
@@ -135,6 +133,9 @@ def test_an_entry_that_appears_while_training_is_a_miss_and_is_explained(
 
 
 def test_without_a_cpp_compiler_torch_compile_is_refused() -> None:
+    import torch._inductor.config as inductor
+    from torch import nn
+
     words = r"no C\+\+ compiler here .* set torch_compile to false"
 
     with inductor.patch({"cpp.cxx": ("no-such-compiler",)}), pytest.raises(InvalidInput, match=words):
@@ -142,5 +143,7 @@ def test_without_a_cpp_compiler_torch_compile_is_refused() -> None:
 
 
 def test_a_model_without_decoder_layers_is_refused() -> None:
+    from torch import nn
+
     with pytest.raises(InvalidInput, match="Linear has no decoder layers"):
         compile_layers(nn.Linear(2, 2), "cpu")

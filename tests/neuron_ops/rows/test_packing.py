@@ -1,16 +1,21 @@
 """Rows of many lengths in sequences of one length, and what a real model makes of them."""
 
+from __future__ import annotations
+
 import bisect
 import random
 from functools import cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from neuron_ops.rows.packing import Sequences, build_sequences, plan_packed, plan_unpacked
 from neuron_ops.rows.token_rows import IGNORED, TokenRow, TokenRows
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import LlamaForCausalLM
 
 PAD = 0
 LENGTH = 24
@@ -109,6 +114,9 @@ def test_rows_come_back_from_disk_as_they_went(tmp_path):
 
 @cache
 def tiny_llama(attention: str) -> LlamaForCausalLM:
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=60,
@@ -124,6 +132,8 @@ def tiny_llama(attention: str) -> LlamaForCausalLM:
 
 
 def outputs(model: LlamaForCausalLM, sequences: Sequences, **changed: object) -> tuple[float, torch.Tensor]:
+    import torch
+
     arguments = {
         "position_ids": torch.from_numpy(sequences.position_ids).long(),
         "attention_mask": None,
@@ -148,6 +158,8 @@ def mean_over_tokens(model: LlamaForCausalLM, rows: list[TokenRow]) -> float:
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("packed", [True, False])
 def test_the_loss_of_a_batch_is_the_token_weighted_mean_of_the_losses_of_its_rows(attention, packed):
+    import torch
+
     model = tiny_llama(attention)
     lengths = [13, 7, 9, 11, 2] if packed else [13, 24]
     rows = token_rows(lengths)
@@ -175,6 +187,8 @@ def test_without_positions_or_with_a_cache_packed_rows_would_see_each_other(atte
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_no_token_depends_on_another_row_or_on_the_padding(attention):
+    import torch
+
     model = tiny_llama(attention)
     first, second = token_rows([9, 8])
     other = token_rows([9], seed=1)[0]

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as parquet
@@ -41,6 +40,8 @@ def prompts(folder: Path) -> list[dict[str, Any]]:
 
 
 def columns(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    import datasets
+
     rows = datasets.load_from_disk(folder).with_format("numpy")[:]
     return rows["input_ids"], rows["labels"], rows["position_ids"]
 
@@ -56,6 +57,8 @@ def documents(folder: Path, pad: int) -> list[tuple[int, ...]]:
 
 
 def test_the_folder_opens_with_datasets_and_every_sequence_has_the_same_length(prepare, write_rows, dolly_rows):
+    import datasets
+
     report, out = prepare(write_rows(dolly_rows))
 
     train = datasets.load_from_disk(out / "train")

@@ -1,24 +1,22 @@
 """`evaluate`: the same losses as training saw, a gate that stops a worse model, and a merge that is checked."""
 
+from __future__ import annotations
+
 import json
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
-from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
-from neuron_ops.backends.cpu_process import ADAPTER_WEIGHTS
 from neuron_ops.errors import InvalidInput
 from neuron_ops.recipe.schema import Recipe
-from neuron_ops.steps import evaluate, program
+from neuron_ops.steps import program
 from neuron_ops.steps.addresses import Lineage
 from neuron_ops.steps.table import BY_VERB
 from neuron_ops.store.artifacts import Artifact
 from neuron_ops.store.manifest import CheckRecord
-from neuron_ops.training.batches import Rows
 from tests.neuron_ops.training.workbench import (
     END,
     checkpoints_of,
@@ -31,6 +29,12 @@ from tests.neuron_ops.training.workbench import (
     publish,
     train_here,
 )
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import LlamaForCausalLM
+
+    from neuron_ops.steps import evaluate
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +53,11 @@ def lineage(model: Path, tmp_path: Path) -> Lineage:
 
 def judge(lineage: Lineage, model: Path, folder: Path, *, merged_scale: float = 1.0, sign: float = 1.0) -> Artifact:
     """Evaluate the last checkpoint's adapter (times `sign`), merged at `merged_scale` times its own scale."""
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    from neuron_ops.steps import evaluate
+
     adapter = folder / "adapter"
     adapter.mkdir()
     newest = checkpoints_of(lineage)["step-000006"]
@@ -68,6 +77,8 @@ def judge(lineage: Lineage, model: Path, folder: Path, *, merged_scale: float = 
 
 
 def turn(adapter: Path, factor: float) -> None:
+    from neuron_ops.backends.cpu_process import ADAPTER_WEIGHTS
+
     tensors = load_file(adapter / ADAPTER_WEIGHTS)
     changed = {name: value * factor if "lora_B" in name else value for name, value in tensors.items()}
     save_file(changed, adapter / ADAPTER_WEIGHTS)
@@ -126,6 +137,10 @@ NASTY = "# Title\n\n```\n| a | b |\n|---|---|\n<script>alert(1)</script><!--\n[x
 
 
 def test_no_words_of_a_model_or_a_row_can_break_the_report(tmp_path: Path) -> None:
+    import torch
+
+    from neuron_ops.steps import evaluate
+
     said = evaluate.Judgement(torch.zeros(1), (evaluate.Answer(NASTY, stopped=False),))
     prompt = evaluate.Prompt(text=NASTY, rendered=NASTY, reference=NASTY)
 
@@ -145,6 +160,8 @@ def recipe(model: Path) -> Recipe:
 
 def speaking(model: Path, *tokens: int) -> LlamaForCausalLM:
     """A model that says these tokens, and then the last one for ever."""
+    from transformers import AutoModelForCausalLM
+
     speaker: LlamaForCausalLM = AutoModelForCausalLM.from_pretrained(model).eval()
     said = iter([*tokens, *[tokens[-1]] * 100])
 
@@ -158,6 +175,9 @@ def speaking(model: Path, *tokens: int) -> LlamaForCausalLM:
 
 
 def answer(recipe: Recipe, speaker: LlamaForCausalLM, folder: Path) -> evaluate.Answer:
+    from neuron_ops.steps import evaluate
+    from neuron_ops.training.batches import Rows
+
     make_rows(folder, number=1, seed=0)
     prompt = evaluate.Prompt(text="?", rendered="<bos> w1", reference="…")
     examiner = evaluate.Judge(recipe, Rows(folder), [prompt])
@@ -165,12 +185,16 @@ def answer(recipe: Recipe, speaker: LlamaForCausalLM, folder: Path) -> evaluate.
 
 
 def test_an_answer_ends_at_the_end_of_turn(model: Path, recipe: Recipe, tmp_path: Path) -> None:
+    from neuron_ops.steps import evaluate
+
     said = answer(recipe, speaking(model, 10, 11, END, 12), tmp_path)
 
     assert said == evaluate.Answer("w6 w7", stopped=True)
 
 
 def test_an_answer_also_ends_at_the_other_end_tokens_of_the_model(model: Path, recipe: Recipe, tmp_path: Path) -> None:
+    from neuron_ops.steps import evaluate
+
     speaker = speaking(model, 10, 11, 3, 12)
     speaker.generation_config.eos_token_id = [END, 3]
 
@@ -180,13 +204,20 @@ def test_an_answer_also_ends_at_the_other_end_tokens_of_the_model(model: Path, r
 
 
 def test_an_answer_without_an_end_is_cut_and_said_to_be(model: Path, recipe: Recipe, tmp_path: Path) -> None:
+    from neuron_ops.steps import evaluate
+
     said = answer(recipe, speaking(model, 10), tmp_path)
 
     assert said == evaluate.Answer(" ".join(["w6"] * recipe.evaluation.max_new_tokens), stopped=False)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+@pytest.mark.usefixtures("without_gpu")
 def test_a_model_that_a_gpu_trained_is_judged_where_there_is_none(lineage: Lineage, model: Path) -> None:
+    import torch
+
+    from neuron_ops.steps import evaluate
+    from neuron_ops.training.batches import Rows
+
     recipe = make_recipe(model, hardware__backend="cuda", evaluation__threads=2)
     with lineage.require("tokenized_dataset").local() as data:
         judge = evaluate.Judge(recipe, Rows(data / "holdout"), ())

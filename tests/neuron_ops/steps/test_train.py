@@ -1,5 +1,7 @@
 """The training loop: exact arithmetic, exact resume after SIGKILL at any moment, one clear end for what cannot work."""
 
+from __future__ import annotations
+
 import json
 import random
 import signal
@@ -7,21 +9,15 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-import torch
-from peft import LoraConfig, get_peft_model
 from safetensors.torch import load
-from torch.nn.functional import cross_entropy
-from transformers import AutoModelForCausalLM
 
-from neuron_ops.backends.adapter import set_first_values
 from neuron_ops.launch import process
 from neuron_ops.steps import commands
 from neuron_ops.steps.addresses import Lineage
 from neuron_ops.steps.table import BY_VERB
-from neuron_ops.training.batches import Rows, Schedule
 from tests.neuron_ops.training.workbench import (
     VERSION,
     Kill,
@@ -38,6 +34,9 @@ from tests.neuron_ops.training.workbench import (
     start_server,
     train_here,
 )
+
+if TYPE_CHECKING:
+    import torch
 
 BACKWARD = "neuron_ops.backends.cpu_process:CpuProcess.backward"
 SAVE_RESUME = "neuron_ops.training.checkpoints:_save_resume"
@@ -214,6 +213,14 @@ def first_step(
 
 def by_hand(model: Path, lineage: Lineage) -> tuple[float, dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """Loss, gradients and initial values of step 0, from the whole global batch in one forward and backward pass."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from torch.nn.functional import cross_entropy
+    from transformers import AutoModelForCausalLM
+
+    from neuron_ops.backends.adapter import set_first_values
+    from neuron_ops.training.batches import Rows, Schedule
+
     lora, training = lineage.recipe.graph.lora, lineage.recipe.training
     base = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
     config = LoraConfig(r=lora.r, lora_alpha=int(lora.lora_alpha), target_modules=sorted(lora.target_modules))
@@ -231,10 +238,14 @@ def by_hand(model: Path, lineage: Lineage) -> tuple[float, dict[str, torch.Tenso
 
 
 def norm_of(tensors: dict[str, torch.Tensor]) -> float:
+    import torch
+
     return float(torch.sqrt(sum((tensor.square().sum() for tensor in tensors.values()), torch.zeros(()))))
 
 
 def test_a_step_is_the_hand_written_one(model: Path, tmp_path: Path) -> None:
+    import torch
+
     lineage, row, tensors = first_step(model, tmp_path)
     rate = lineage.recipe.training.learning_rate
 
@@ -265,6 +276,8 @@ def test_gradients_are_clipped_to_the_global_norm_and_the_norm_before_is_reporte
 
 @pytest.mark.slow
 def test_weight_decay_is_what_the_recipe_says_and_zero_by_default(model: Path, tmp_path: Path) -> None:
+    import torch
+
     # The second factor starts at zero, so in the first step nothing but decay can move the first one.
     lineage, _, plain = first_step(model, tmp_path / "plain")
     _, _, decayed = first_step(model, tmp_path / "decayed", training__weight_decay=0.5)
@@ -407,6 +420,9 @@ def test_a_training_that_dies_of_finite_numbers_ends_too(trainer: Trainer, model
 
 
 def test_a_base_model_that_gives_no_number_is_refused_before_the_first_step(trainer: Trainer, tmp_path: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
     folder = make_model(tmp_path / "model")
     broken = AutoModelForCausalLM.from_pretrained(folder)
     with torch.no_grad():
@@ -417,7 +433,7 @@ def test_a_base_model_that_gives_no_number_is_refused_before_the_first_step(trai
     assert_refused(trainer, lineage, 2, "before any training")
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+@pytest.mark.usefixtures("without_gpu")
 def test_cuda_without_a_gpu_is_refused(trainer: Trainer, model: Path, tmp_path: Path) -> None:
     lineage = make_lineage(tmp_path, make_recipe(model, hardware__backend="cuda"))
 

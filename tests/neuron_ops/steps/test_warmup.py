@@ -6,13 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 from neuron_ops.errors import InvalidInput
 from neuron_ops.launch import process
-from neuron_ops.steps.warmup import shorten, warm_up
 from neuron_ops.steps.warmup_launcher import RESULT
-from neuron_ops.training.batches import Rows
 from tests.neuron_ops.training.workbench import make_lineage, make_model, make_recipe
 
 LOOP, WARM_UP = "neuron_ops.training.loop", "neuron_ops.steps.warmup"
@@ -27,6 +24,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_it_evaluates_takes_two_steps_and_evaluates_again(
     model: Path, tmp_path: Path, packing: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
+    from neuron_ops.steps.warmup import warm_up
+
     lineage = make_lineage(tmp_path, make_recipe(model, training__max_steps=500, dataset__packing=packing))
     before = set(lineage.store.files.stamps(""))
     caplog.clear()
@@ -48,6 +47,8 @@ def test_it_evaluates_takes_two_steps_and_evaluates_again(
 
 @pytest.mark.parametrize("length", [{"max_steps": 500}, {"max_steps": None, "num_train_epochs": 3.0}], ids=str)
 def test_a_short_recipe_has_the_graphs_of_the_long_one(model: Path, length: dict[str, float | None]) -> None:
+    from neuron_ops.steps.warmup import shorten
+
     fields = {f"training__{name}": value for name, value in length.items()}
     recipe = make_recipe(model, training__max_grad_norm=0.5, training__warmup_steps=100, **fields)
 
@@ -60,6 +61,8 @@ def test_a_short_recipe_has_the_graphs_of_the_long_one(model: Path, length: dict
 
 def test_numbers_that_mean_nothing_do_not_end_it(model: Path, tmp_path: Path) -> None:
     """Where graphs are only extracted nothing is computed, so a loss may be anything."""
+    from neuron_ops.steps.warmup import warm_up
+
     lineage = make_lineage(tmp_path, make_recipe(model, training__learning_rate=1e30, training__max_grad_norm=1e30))
 
     warm_up(lineage, tmp_path)
@@ -67,7 +70,7 @@ def test_numbers_that_mean_nothing_do_not_end_it(model: Path, tmp_path: Path) ->
     assert (tmp_path / RESULT).exists()
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+@pytest.mark.usefixtures("without_gpu")
 @pytest.mark.slow
 def test_an_error_is_left_for_the_process_that_started_it(model: Path, tmp_path: Path) -> None:
     lineage = make_lineage(tmp_path, make_recipe(model))
@@ -85,6 +88,7 @@ def test_an_error_is_left_for_the_process_that_started_it(model: Path, tmp_path:
 
 def test_synthetic_rows_have_the_shape_of_real_ones(model: Path, tmp_path: Path) -> None:
     from neuron_ops.rows.synthetic import write_rows
+    from neuron_ops.training.batches import Rows
 
     recipe = make_recipe(model)
     write_rows(tmp_path, recipe, vocabulary=7, train=5, holdout=2)

@@ -1,14 +1,17 @@
 """Which rows a step sees: a function of seed, step and rank that no layout changes."""
 
-from pathlib import Path
+from __future__ import annotations
 
-import datasets
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pytest
-import torch
 
-from neuron_ops.training.batches import COLUMNS, Rows, Schedule
 from tests.neuron_ops.training.workbench import SEQUENCE_LENGTH, make_rows
+
+if TYPE_CHECKING:
+    from neuron_ops.training.batches import Rows, Schedule
 
 
 @pytest.fixture(scope="module")
@@ -20,14 +23,23 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def rows(folder: Path) -> Rows:
+    from neuron_ops.training.batches import Rows
+
     return Rows(folder)
 
 
 def schedule(micro_batch: int = 2, accumulation: int = 1, ranks: int = 1, rank: int = 0, seed: int = 0) -> Schedule:
+    from neuron_ops.training.batches import Schedule
+
     return Schedule(seed, micro_batch, accumulation, ranks, rank)
 
 
 def test_rows_are_what_the_datasets_library_reads(folder: Path, rows: Rows) -> None:
+    import datasets
+    import torch
+
+    from neuron_ops.training.batches import COLUMNS
+
     expected = datasets.load_from_disk(str(folder)).with_format("numpy")
 
     taken = rows.take(np.arange(len(rows)))
@@ -39,6 +51,8 @@ def test_rows_are_what_the_datasets_library_reads(folder: Path, rows: Rows) -> N
 
 
 def test_rows_come_in_the_order_in_which_they_are_asked_for(rows: Rows) -> None:
+    import torch
+
     everything = rows.take(np.arange(len(rows)))["input_ids"]
     last = len(rows) - 1
 
@@ -54,6 +68,8 @@ def test_only_predicted_tokens_count(rows: Rows) -> None:
 
 
 def test_every_row_is_seen_once_in_an_epoch_and_in_another_order_in_the_next(rows: Rows) -> None:
+    import torch
+
     plan = schedule(micro_batch=1)
 
     epochs = [
@@ -76,6 +92,8 @@ def test_a_global_batch_may_reach_over_the_end_of_an_epoch(rows: Rows) -> None:
 def test_a_global_batch_holds_the_same_rows_however_it_is_split(
     micro_batch: int, accumulation: int, ranks: int, rows: Rows
 ) -> None:
+    import torch
+
     (whole,), tokens = schedule(micro_batch=8).train(rows, 1)
 
     parts = [schedule(micro_batch, accumulation, ranks, rank).train(rows, 1) for rank in range(ranks)]
@@ -86,6 +104,8 @@ def test_a_global_batch_holds_the_same_rows_however_it_is_split(
 
 
 def test_another_seed_is_another_order(rows: Rows) -> None:
+    import torch
+
     (one,), _ = schedule(seed=1, micro_batch=8).train(rows, 0)
     (other,), _ = schedule(seed=2, micro_batch=8).train(rows, 0)
 

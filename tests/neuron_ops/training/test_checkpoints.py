@@ -1,20 +1,23 @@
 """Checkpoints: whole or not there, found again, thinned out, and nothing in them that runs."""
 
+from __future__ import annotations
+
 import json
 import logging
 import struct
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
 
-from neuron_ops.backends.cpu_process import CpuProcess
 from neuron_ops.steps.addresses import Lineage
-from neuron_ops.training.checkpoints import Checkpoints, step_of
 from neuron_ops.training.history import History
-from neuron_ops.training.ranks import Ranks
-from neuron_ops.training.state import TrainingState
 from tests.neuron_ops.training.workbench import damage, make_lineage, make_model, make_recipe
+
+if TYPE_CHECKING:
+    from neuron_ops.backends.cpu_process import CpuProcess
+    from neuron_ops.training.checkpoints import Checkpoints
+    from neuron_ops.training.state import TrainingState
 
 STEPS = (2, 4, 6)
 HISTORY = History([{"step": step, "eval_loss": 5.0 - step / 10} for step in (0, *STEPS)])
@@ -33,15 +36,24 @@ def lineage(model: Path, tmp_path: Path) -> Lineage:
 
 @pytest.fixture
 def backend(lineage: Lineage) -> CpuProcess:
+    from neuron_ops.backends.cpu_process import CpuProcess
+
     return CpuProcess(lineage.recipe)
 
 
 @pytest.fixture
 def checkpoints(lineage: Lineage, backend: CpuProcess) -> Checkpoints:
+    from neuron_ops.training.checkpoints import Checkpoints
+    from neuron_ops.training.ranks import Ranks
+
     return Checkpoints(lineage.store, lineage.provenance("lora_checkpoints"), backend, Ranks())
 
 
 def make_state(lineage: Lineage, backend: CpuProcess) -> TrainingState:
+    import torch
+
+    from neuron_ops.training.state import TrainingState
+
     with lineage.require("base_model").local() as folder:
         model = backend.load_model(folder, lineage.recipe)
     parameters = backend.trainable(model)
@@ -49,6 +61,8 @@ def make_state(lineage: Lineage, backend: CpuProcess) -> TrainingState:
 
 
 def take_a_step(state: TrainingState) -> None:
+    import torch
+
     for parameter in state.parameters.values():
         parameter.grad = torch.randn_like(parameter)
     state.optimizer.step()
@@ -61,6 +75,8 @@ def save_all(checkpoints: Checkpoints, state: TrainingState, history: History = 
 
 
 def test_restoring_brings_back_every_bit(lineage: Lineage, backend: CpuProcess, checkpoints: Checkpoints) -> None:
+    import torch
+
     state = make_state(lineage, backend)
     save_all(checkpoints, state)
     expected = torch.rand(3)
@@ -88,6 +104,8 @@ def test_without_a_checkpoint_training_begins_at_step_zero(
 def test_a_damaged_checkpoint_that_would_be_kept_as_the_best_goes_as_well(
     lineage: Lineage, backend: CpuProcess, checkpoints: Checkpoints, caplog: pytest.LogCaptureFixture
 ) -> None:
+    from neuron_ops.training.checkpoints import step_of
+
     state = make_state(lineage, backend)
     save_all(checkpoints, state)
     damage(checkpoints.finished()[0], "adapter/adapter_model.safetensors")
@@ -135,6 +153,8 @@ def test_so_many_checkpoints_are_kept_the_best_one_counted(
     total_limit: int,
     kept: list[int],
 ) -> None:
+    from neuron_ops.training.checkpoints import step_of
+
     save_all(checkpoints, make_state(lineage, backend), history)
 
     checkpoints.prune(total_limit)

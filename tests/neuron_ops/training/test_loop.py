@@ -1,6 +1,9 @@
 """The loop's parts, called one by one as a compiler's warm-up calls them, against the whole of it."""
 
+from __future__ import annotations
+
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -8,8 +11,10 @@ from neuron_ops.backends import open_backend
 from neuron_ops.errors import InvalidInput
 from neuron_ops.recipe.schema import Recipe
 from neuron_ops.steps.addresses import Lineage
-from neuron_ops.training.loop import Loop
 from tests.neuron_ops.training.workbench import make_lineage, make_model, make_recipe
+
+if TYPE_CHECKING:
+    from neuron_ops.training.loop import Loop
 
 
 @pytest.fixture(scope="module")
@@ -18,6 +23,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def open_loop(folder: Path, recipe: Recipe, **options: object) -> Loop:
+    from neuron_ops.training.loop import Loop
+
     lineage: Lineage = make_lineage(folder, recipe)
     rows, base = (Path(lineage.require(name).location) for name in ("tokenized_dataset", "base_model"))
     return Loop(recipe, open_backend(recipe), rows, base, **options)  # type: ignore[arg-type]

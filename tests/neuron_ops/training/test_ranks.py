@@ -6,9 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from neuron_ops.training.ranks import Ranks
 from tests.neuron_ops.training.workbench import Ended, Trainer, make_lineage, make_model, make_recipe, start_server
 
 pytestmark = pytest.mark.slow
@@ -66,6 +64,10 @@ def test_ranks_without_a_common_folder_save_and_restore_one_checkpoint(trainer: 
 
 
 def test_one_process_alone_needs_no_group() -> None:
+    import torch
+
+    from neuron_ops.training.ranks import Ranks
+
     ranks = Ranks()
 
     ranks.barrier()

@@ -4,6 +4,8 @@ Importing torch, transformers and peft costs several CPU seconds, so trainings t
 process that has imported them (`fork_server.py`) and are otherwise the real program: same arguments, same exit codes.
 """
 
+from __future__ import annotations
+
 import json
 import random
 import shutil
@@ -12,12 +14,10 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from neuron_ops.backends import layout
 from neuron_ops.recipe.file import load_recipe
@@ -25,13 +25,16 @@ from neuron_ops.recipe.schema import Recipe
 from neuron_ops.rows.datasets_folder import DatasetWriter
 from neuron_ops.rows.packing import build_sequences, plan_packed
 from neuron_ops.rows.token_rows import IGNORED, TokenRow
-from neuron_ops.steps import compile, fetch, program, train
+from neuron_ops.steps import compile, fetch, program
 from neuron_ops.steps.addresses import Lineage
 from neuron_ops.steps.checks import Verdict
 from neuron_ops.steps.table import BY_VERB
 from neuron_ops.store.artifacts import Artifact, ArtifactStore
 from neuron_ops.store.raw_datasets import RawDatasets
 from neuron_ops.training.history import History
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 VERSION = "tiny-v1"
 SEQUENCE_LENGTH = 32
@@ -60,8 +63,11 @@ RECIPE: dict[str, Any] = {
 }
 
 
-def make_model(folder: Path, dtype: torch.dtype = torch.float32) -> Path:
+def make_model(folder: Path) -> Path:
     """A random Llama of 20,000 parameters with a tokenizer of whole words."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
     config = LlamaConfig(
         vocab_size=len(VOCABULARY),
         hidden_size=32,
@@ -76,13 +82,15 @@ def make_model(folder: Path, dtype: torch.dtype = torch.float32) -> Path:
         eos_token_id=END,
     )
     torch.manual_seed(0)
-    LlamaForCausalLM(config).to(dtype).save_pretrained(folder)
+    LlamaForCausalLM(config).to(torch.float32).save_pretrained(folder)
     make_tokenizer().save_pretrained(folder)
     return folder
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
     """One token for each word."""
+    from transformers import PreTrainedTokenizerFast
+
     words = Tokenizer(models.WordLevel({word: index for index, word in enumerate(VOCABULARY)}, unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(
@@ -151,6 +159,8 @@ def open_lineage(folder: Path, recipe: Recipe) -> Lineage:
 
 def train_here(lineage: Lineage) -> Artifact:
     """Train in this process."""
+    from neuron_ops.steps import train
+
     program.make(BY_VERB["train"], lineage, train.build)
     return lineage.require("lora_checkpoints")
 
@@ -221,7 +231,7 @@ class Trainer:
     """Starts trainings as processes of their own."""
 
     folder: Path
-    server: "subprocess.Popen[str]"
+    server: subprocess.Popen[str]
     make_lineage: Callable[[Path, Recipe], Lineage] = make_lineage
     """Prepares the store of a reference."""
     references: dict[str, dict[str, bytes]] = field(default_factory=dict)
