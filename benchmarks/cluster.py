@@ -32,8 +32,9 @@ from fine_tune_assets.kubernetes.api.client import Client  # noqa: E402
 from fine_tune_assets.kubernetes.diagnosis.observer import Observer  # noqa: E402
 from fine_tune_assets.kubernetes.diagnosis.watch import Limits  # noqa: E402
 from tests.cluster import postgres  # noqa: E402
+from tests.cluster.checkout import CHECKOUT  # noqa: E402
 from tests.cluster.cluster import Cluster  # noqa: E402
-from tests.cluster.deployment import CHECKOUT, Deployment  # noqa: E402
+from tests.cluster.deployment import Deployment  # noqa: E402
 from tests.cluster.kinds import JOBS  # noqa: E402
 
 NUM_STEPS = 7

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from model_shapes import LINEARS, OURS, SHAPES, Shapes, compare, generate, python
+from model_shapes import LINEARS, OURS, SHAPES, Programs, Shapes, compare, generate, python
 
 RANKS = 8
 
@@ -130,7 +130,7 @@ def main() -> None:
             call = "write_checkpoint(m.Path(sys.argv[1]), m.SHAPES[sys.argv[2]], sys.argv[3] == 'adapter')"
             generate(f"consolidate.{call}", checkpoint, arguments.shapes, kind)
             print(f"\n{arguments.shapes}, {RANKS} ranks, {kind}")
-            programs = {
+            programs: Programs = {
                 "cp -r": (["cp", "-r", str(checkpoint), str(out)], None),
                 "consolidate": (python(CONSOLIDATE, checkpoint, out), OURS),
             }

@@ -53,8 +53,8 @@ def compare(folder: Path, runs: int, steps: int) -> None:
         cpu, speed = [row["cpu"] for row in rows], statistics.median(row["tokens"] / row["cpu"] for row in rows)
         print(f"{way:<31}{statistics.median(cpu):>10.4f}{min(cpu):>10.4f}{max(cpu):>10.4f}{speed:>24,.0f}")
     show_ratio("loop / bare, CPU per step", results["loop"], results["bare"], lambda row: row["cpu"])
-    speed = "packed / padded, real tokens per CPU s"
-    show_ratio(speed, results["loop"], results["loop, padded"], lambda row: row["tokens"] / row["cpu"])
+    name = "packed / padded, real tokens per CPU s"
+    show_ratio(name, results["loop"], results["loop, padded"], lambda row: row["tokens"] / row["cpu"])
 
 
 def show_ratio(

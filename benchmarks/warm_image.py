@@ -106,7 +106,8 @@ class Warm:
             with contextlib.suppress(OSError):
                 client.sendall(pid.to_bytes(HEADER, "big"))
         else:
-            become(*marshal.loads(text), files)  # noqa: S302 (from our own client)
+            argv, environment, folder = marshal.loads(text)  # noqa: S302 (from our own client)
+            become(argv, environment, folder, files)
         for file in files:
             os.close(file)
 
@@ -148,12 +149,12 @@ def become(argv: list[str], environment: dict[str, str], folder: str, files: lis
     try:
         from dagster._cli import main as dagster
 
-        dagster()
+        dagster()  # type: ignore[no-untyped-call]  # dagster gives it no types
         code = 0
     except SystemExit as error:
         code = error.code
     except BaseException:  # noqa: BLE001 (as the interpreter itself does)
-        sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+        sys.excepthook(*sys.exc_info())
     finally:
         threading._shutdown()  # type: ignore[attr-defined]
         atexit._run_exitfuncs()

@@ -59,10 +59,10 @@ def _pod(store: Store, pod: Object) -> Object:
         raise _forbidden(
             pod, f'error looking up service account {namespace_of(pod)}/{account}: serviceaccount "{account}" not found'
         )
-    return merge_patch(
-        {"spec": {"restartPolicy": "Always", "terminationGracePeriodSeconds": 30}, "status": {"phase": "Pending"}},
-        merge_patch(pod, {"spec": {"serviceAccountName": account, "priority": _priority(store, pod)}}),
-    )
+    defaults = {"restartPolicy": "Always", "terminationGracePeriodSeconds": 30}
+    decided = {"spec": {"serviceAccountName": account, "priority": _priority(store, pod)}}
+    admitted: Object = merge_patch({"spec": defaults, "status": {"phase": "Pending"}}, merge_patch(pod, decided))
+    return admitted
 
 
 def _priority(store: Store, pod: Object) -> int:

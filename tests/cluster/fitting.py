@@ -65,8 +65,9 @@ def tolerates(toleration: Object, taint: Object) -> bool:
     if toleration.get("effect") and toleration["effect"] != taint["effect"]:
         return False
     if toleration.get("operator") == "Exists":
-        return not toleration.get("key") or toleration["key"] == taint["key"]
-    return toleration.get("key") == taint["key"] and toleration.get("value", "") == taint.get("value", "")
+        return not toleration.get("key") or bool(toleration["key"] == taint["key"])
+    same_key = toleration.get("key") == taint["key"]
+    return same_key and bool(toleration.get("value", "") == taint.get("value", ""))
 
 
 def _selects(pod: Object, node: Object) -> bool:

@@ -123,7 +123,7 @@ class JobController:
         """Seconds until the next pod may be made: twice as long after each failure, as the real one does."""
         if not tally.last_failure:
             return 0.0
-        pause = min(self._backoff * 2 ** max(len(tally.failed()) - 1, 0), 600.0)
+        pause = min(self._backoff * 2.0 ** max(len(tally.failed()) - 1, 0), 600.0)
         return tally.last_failure + pause - time.monotonic()
 
     def _failure(self, job: Object, active: list[Object], tally: Tally) -> tuple[str, str] | None:
@@ -232,7 +232,7 @@ def _newest(shown: Object, tally: Tally) -> Object:
 
 
 def _is_complete(job: Object, active: list[Object], tally: Tally) -> bool:
-    completions = dig(job, "spec.completions")
+    completions: int | None = dig(job, "spec.completions")
     if completions is None:
         return bool(tally.succeeded()) and not active
     done = tally.indexes() if dig(job, "spec.completionMode") == "Indexed" else tally.succeeded()

@@ -7,7 +7,7 @@ import re
 import secrets
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, overload
 
 Object = dict[str, Any]
 """A Kubernetes object or a part of one, as JSON."""
@@ -140,6 +140,14 @@ def fields_match(selector: str, thing: Object) -> bool:
         if (str(dig(thing, found[1], "")) == found[3]) == (found[2] == "!="):
             return False
     return True
+
+
+@overload
+def merge_patch(target: Any, patch: Object) -> Object: ...
+
+
+@overload
+def merge_patch(target: Any, patch: Any) -> Any: ...
 
 
 def merge_patch(target: Any, patch: Any) -> Any:

@@ -84,7 +84,7 @@ class PodSetup:
     async def _volume(self, volume: Object) -> Path:
         if "hostPath" in volume:
             return Path(volume["hostPath"]["path"])
-        folder = self._folder / "volumes" / volume["name"]
+        folder: Path = self._folder / "volumes" / volume["name"]
         if claim := dig(volume, "persistentVolumeClaim.claimName"):
             folder = self._root / "claims" / namespace_of(self._pod) / claim
         folder.mkdir(parents=True, exist_ok=True)
@@ -161,7 +161,8 @@ class PodSetup:
         data = {key: str(value) for key, value in dig(found, "data", {}).items()}
         if kind == SECRETS:
             data = {key: base64.b64decode(value).decode() for key, value in data.items()}
-        return data | dig(found, "stringData", {})
+        strings: dict[str, str] = dig(found, "stringData", {})
+        return data | strings
 
 
 class Localizer:

@@ -34,7 +34,8 @@ def refusal(cluster: Cluster, name: str) -> str:
 
 
 def node_of(cluster: Cluster, name: str) -> str:
-    return cluster.wait_for(lambda: cluster.pod(name)["spec"].get("nodeName"), f"a node for {name}")
+    node = cluster.wait_for(lambda: cluster.pod(name)["spec"].get("nodeName"), f"a node for {name}")
+    return str(node)
 
 
 def test_a_pod_goes_where_its_accelerators_are(cluster: Cluster) -> None:

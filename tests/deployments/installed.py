@@ -58,15 +58,19 @@ class Installed:
     def _job(self, component: str, config: dict[str, Any]) -> dict[str, Any]:
         launcher = run_launcher(self.values)
         location = self.values["dagster-user-deployments"]["deployments"][0]
+        of_runs, own = (
+            UserDefinedDagsterK8sConfig.from_dict(given)  # type: ignore[no-untyped-call]  # dagster gives it no types
+            for given in (launcher["run_k8s_config"], config)
+        )
         context = (
             K8sContainerContext(
                 service_account_name=launcher["service_account_name"],
                 volumes=launcher.get("volumes", []),
                 volume_mounts=launcher.get("volume_mounts", []),
-                run_k8s_config=UserDefinedDagsterK8sConfig.from_dict(launcher["run_k8s_config"]),
+                run_k8s_config=of_runs,
             )
             .merge(K8sContainerContext(env_config_maps=[item["name"] for item in location["envConfigMaps"]]))
-            .merge(K8sContainerContext(run_k8s_config=UserDefinedDagsterK8sConfig.from_dict(config)))
+            .merge(K8sContainerContext(run_k8s_config=own))
         )
         names = ("dagster_home", "instance_config_map", "postgres_password_secret")
         made = construct_dagster_k8s_job(

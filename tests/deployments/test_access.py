@@ -3,7 +3,7 @@
 import inspect
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import dagster_k8s.client
 import dagster_k8s.executor
@@ -17,6 +17,9 @@ from fine_tune_assets.kubernetes.multi_node.manifests import Training, manifests
 from fine_tune_assets.kubernetes.preflight import NEEDED
 from neuron_ops.recipe.schema import HardwareSection
 from tests.deployments.conftest import Objects, find, of_kind
+
+MultiNode = Literal["indexed_job", "pytorch_job"]
+KINDS: tuple[MultiNode, ...] = ("indexed_job", "pytorch_job")
 
 Render = Callable[[str], Objects]
 ORCHESTRATION = (observer, janitor, step_handler)
@@ -77,7 +80,7 @@ def test_a_plan_asks_for_the_permissions_of_a_run(render: Render) -> None:
     assert _sent_by_us(*ORCHESTRATION) | {("create", "jobs")} == {(verb, name) for verb, _, name in NEEDED}
 
 
-def _made_by_a_training(kind: str) -> list[dict[str, Any]]:
+def _made_by_a_training(kind: MultiNode) -> list[dict[str, Any]]:
     hardware = HardwareSection(backend="neuron", instance_type="trn1.32xlarge", nodes=2, multi_node=kind)
     launcher = {
         "metadata": {"name": "step", "namespace": "fine-tune", "uid": "1"},
@@ -87,7 +90,7 @@ def _made_by_a_training(kind: str) -> list[dict[str, Any]]:
 
 
 def test_the_training_step_may_make_and_follow_its_nodes_and_no_more(render: Render) -> None:
-    ways = [_made_by_a_training(kind) for kind in ("indexed_job", "pytorch_job")]
+    ways = [_made_by_a_training(kind) for kind in KINDS]
     made = {f"{item['kind'].lower()}s" for way in ways for item in way}
     followed = {f"{way[-1]['kind'].lower()}s" for way in ways}
     # Its own pod, those of the nodes, their logs and what is warned about them.
@@ -99,8 +102,8 @@ def test_the_training_step_may_make_and_follow_its_nodes_and_no_more(render: Ren
     assert granted == makes | {("get", name) for name in followed} | looked_at
 
 
-@pytest.mark.parametrize("kind", ["indexed_job", "pytorch_job"])
-def test_the_nodes_of_a_training_reach_each_other(kind: str, render: Render) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_nodes_of_a_training_reach_each_other(kind: MultiNode, render: Render) -> None:
     peers = find(render("minimal"), "NetworkPolicy", "allow-training-peers")["spec"]["podSelector"]["matchLabels"]
 
     assert peers.items() <= _made_by_a_training(kind)[-1]["metadata"]["labels"].items()

@@ -54,7 +54,7 @@ def problems(objects: Objects) -> list[str]:
 
 
 def _folder(item: dict[str, Any]) -> Path:
-    return MODELS / PACKAGES[item["apiVersion"].partition("/")[0]] / item["apiVersion"]
+    return MODELS / PACKAGES[item["apiVersion"].partition("/")[0]] / str(item["apiVersion"])
 
 
 def test_every_custom_resource_is_valid(custom: Objects) -> None:

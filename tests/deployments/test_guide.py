@@ -110,7 +110,9 @@ def test_every_recipe_field_and_asset_in_the_tables_exists() -> None:
 
     for name in fields:
         section, _, field = name.partition(".")
-        assert field in Recipe.model_fields[section].annotation.model_fields, name
+        model = Recipe.model_fields[section].annotation
+        assert model is not None
+        assert field in model.model_fields, name
     assert {name for pair in assets for name in pair if name} <= {step.artifact for step in STEPS}
 
 

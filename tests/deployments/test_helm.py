@@ -80,14 +80,16 @@ def test_dagster_accepts_the_instance(values: Values) -> None:
 def test_logs_go_to_the_bucket_while_a_step_runs(values: Values) -> None:
     logs = snake(values["computeLogManager"]["config"]["s3ComputeLogManager"])
 
-    result = process_config(resolve_to_config_type(S3ComputeLogManager.config_type()), logs)
+    declared = S3ComputeLogManager.config_type()  # type: ignore[no-untyped-call]  # dagster gives it no types
+    result = process_config(resolve_to_config_type(declared), logs)
 
     assert result.success, result.errors
     assert (logs["bucket"], logs["upload_interval"]) == ("a-bucket", 5)
 
 
 def test_dagster_accepts_the_run_launcher(values: Values) -> None:
-    result = process_config(resolve_to_config_type(K8sRunLauncher.config_type()), run_launcher(values))
+    declared = K8sRunLauncher.config_type()  # type: ignore[no-untyped-call]  # dagster gives it no types
+    result = process_config(resolve_to_config_type(declared), run_launcher(values))
 
     assert result.success, result.errors
 
@@ -95,6 +97,7 @@ def test_dagster_accepts_the_run_launcher(values: Values) -> None:
 def _run_pod(values: Values) -> dict[str, Any]:
     """The Job of a run, as dagster-k8s makes it of the launcher's configuration."""
     config = run_launcher(values)
+    of_pods = UserDefinedDagsterK8sConfig.from_dict(config["run_k8s_config"])  # type: ignore[no-untyped-call]  # dagster gives it no types
     job = construct_dagster_k8s_job(
         job_config=DagsterK8sJobConfig(
             job_image="image",
@@ -105,7 +108,7 @@ def _run_pod(values: Values) -> dict[str, Any]:
         ),
         args=["dagster", "api", "execute_run"],
         job_name="dagster-run-1",
-        user_defined_k8s_config=UserDefinedDagsterK8sConfig.from_dict(config["run_k8s_config"]),
+        user_defined_k8s_config=of_pods,
         component="run_worker",
     )
     return dict(ApiClient().sanitize_for_serialization(job))

@@ -145,7 +145,7 @@ class Project:
 
     def command(self, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run such a command to its end."""
-        with self.start(*words, **environment) as process:
+        with self.start(*words, output=subprocess.PIPE, **environment) as process:
             stdout, stderr = process.communicate()
             return subprocess.CompletedProcess(words, process.returncode, stdout, stderr)
 

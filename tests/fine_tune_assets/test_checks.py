@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 from dagster import AssetCheckEvaluation, AssetCheckKey, AssetKey, DagsterInstance, materialize
+from dagster._core.event_api import PartitionKeyFilter
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus as Status
-from dagster._core.storage.event_log.base import PartitionKeyFilter
 
 from fine_tune_assets.assets import build_asset
 from fine_tune_assets.resources import fine_tuning
@@ -48,7 +48,7 @@ def evaluate(
         run_config=run_config(project.overrides),
         raise_on_error=False,
     )
-    return done.get_asset_check_evaluations()
+    return list(done.get_asset_check_evaluations())
 
 
 def losses(improvement: float) -> dict[str, float]:

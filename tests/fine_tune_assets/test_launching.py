@@ -90,6 +90,7 @@ def test_two_nodes_of_which_one_is_killed_start_again_together_and_resume(traini
         lines = [record.user_message for record in instance.all_logs(result.run_id)]
     assert "train ended with exit status 1. All nodes start again, from the last checkpoint if there is one." in lines
     metrics = two_nodes.lineage("v1").require("lora_checkpoints").manifest.metrics
+    assert isinstance(metrics["resumed_from_step"], int)
     assert metrics["resumed_from_step"] >= killed_at.result()
     assert metrics["steps"] == STEPS
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import psutil
 import pytest
@@ -106,7 +107,7 @@ def test_a_run_that_works_writes_and_shows_no_secret(delivered: Project) -> None
 class _Hub(BaseHTTPRequestHandler):
     """A hub that is asked with a token and refuses."""
 
-    tokens: set[str]
+    tokens: ClassVar[set[str]]
 
     def do_GET(self) -> None:
         type(self).tokens.add(self.headers.get("Authorization", ""))
@@ -122,10 +123,12 @@ class _Hub(BaseHTTPRequestHandler):
 
 @contextlib.contextmanager
 def _hub() -> Iterator[tuple[str, set[str]]]:
-    handler = type("Hub", (_Hub,), {"tokens": set()})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+    class Hub(_Hub):
+        tokens: ClassVar[set[str]] = set()
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}", handler.tokens
+        yield f"http://127.0.0.1:{server.server_port}", Hub.tokens
         server.shutdown()
 
 

@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 
 import pytest
-from dagster import SensorResult, SkipReason, build_sensor_context
+from dagster import AssetMaterialization, SensorResult, SkipReason, build_sensor_context
 from dagster._core.definitions.data_version import DATA_VERSION_TAG
 from dagster._core.definitions.sensor_definition import SensorExecutionData
 
@@ -35,6 +35,7 @@ def test_its_delivery_becomes_a_materialization_of_the_raw_dataset(project: Proj
 
     assert isinstance(result, SensorResult)
     [event] = result.asset_events
+    assert isinstance(event, AssetMaterialization)
     assert event.asset_key.to_user_string() == RAW_DATASET
     assert event.partition == "v1"
     assert event.tags == {DATA_VERSION_TAG: project.raw.digest("v1")}

@@ -45,7 +45,8 @@ def write_logits(recipe: str, store_url: str, raw_url: str, version: str, out: s
     state.model.eval()
     with torch.no_grad():
         part = state.model(input_ids=batch["input_ids"], position_ids=batch["position_ids"]).logits
-    group = neuron_process.parallel_state.get_tensor_model_parallel_group()
+    parallel: Any = neuron_process
+    group = parallel.parallel_state.get_tensor_model_parallel_group()
     parts = [torch.empty_like(part) for _ in range(dist.get_world_size(group))]
     dist.all_gather(parts, part.contiguous(), group=group)
     if dist.get_rank() == 0:
@@ -98,7 +99,8 @@ def _take_back(changes: dict[str, Any]) -> None:
         config = module.TrainingNeuronConfig
         module.TrainingNeuronConfig = lambda **kwargs: config(**{**kwargs, **changes["config"]})
     if "refusals" in changes:
-        neuron_ops.steps.addresses.refuse_model = lambda recipe, config: None
+        addresses: Any = neuron_ops.steps.addresses
+        addresses.refuse_model = lambda recipe, config: None
     if "platform" in changes:
         os.environ[stand_in.PLATFORM] = changes["platform"]
 

@@ -198,15 +198,17 @@ def _replace_collectives() -> None:
     xm.all_gather_bucketized, xm.reduce_scatter_bucketized = all_gather_bucketized, reduce_scatter_bucketized
 
 
-def _replace_device(torch_xla: types.ModuleType) -> None:
+def _replace_device(torch_xla: Any) -> None:
     import torch
     import torch.distributed as dist
     import torch_xla.core.xla_env_vars as xla_env_vars
     import torch_xla.core.xla_model as xm
     import torch_xla.runtime as xr
 
-    torch.classes.neuron = _Nothing()  # classes that the SDK's native library registers
-    device, closures, seed = torch.device("cpu"), [], [0]
+    classes: Any = torch.classes
+    classes.neuron = _Nothing()  # classes that the SDK's native library registers
+    device, seed = torch.device("cpu"), [0]
+    closures: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
 
     def nothing(*_: Any, **__: Any) -> None:
         """Work on host tensors is done when the call returns."""
@@ -271,7 +273,7 @@ def _make_host_tensors_behave() -> None:
         except RuntimeError:
             return view(self.contiguous(), *args, **kwargs)
 
-    torch.Tensor.view = view_or_copy  # type: ignore[method-assign]
+    torch.Tensor.view = view_or_copy  # type: ignore[method-assign, assignment]  # one function for its overloads
 
 
 def register_machine() -> None:

@@ -81,7 +81,7 @@ def publish_files(store: ArtifactStore, address: Address, contents: dict[str, by
     """Publish an artifact with these files; `fields` go into its manifest."""
 
     def make_manifest(data: str, files: tuple[FileRecord, ...]) -> Manifest:
-        known = {
+        known: dict[str, Any] = {
             "artifact": address.artifact,
             "step": "test",
             "dataset_version": address.dataset_version,

@@ -13,6 +13,7 @@ import socket
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).parent
 sys.path.insert(0, os.environ["STAND_IN_ROOT"])
@@ -56,7 +57,7 @@ def meet(node: str, address: str, port: int) -> socket.socket:
             time.sleep(0.05)
 
 
-def play(plan: dict[str, object]) -> None:
+def play(plan: dict[str, Any]) -> None:
     """Leave what the plan says."""
     cache = Path(os.environ["NEURON_COMPILE_CACHE_URL"])
     report = {}

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from neuron_ops.planning.quantities import Range
 from neuron_ops.recipe.file import load_recipe
 from neuron_ops.recipe.schema import package_path
 from neuron_ops.steps.addresses import Lineage
@@ -56,3 +57,9 @@ def fetch_base(lineage: Lineage) -> Artifact:
     folder = package_path(str(lineage.recipe.base_model.path))
     assert folder is not None
     return publish(lineage, "base_model", {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()})
+
+
+def about(low: float, high: float) -> Range:
+    """Equals every range of nearly these ends."""
+    ends: tuple[Any, Any] = (pytest.approx(low), pytest.approx(high))
+    return Range(*ends)

@@ -12,7 +12,7 @@ from neuron_ops.planning.graphs import GraphCacheForecast
 from neuron_ops.planning.quantities import Range
 from neuron_ops.recipe.file import load_recipe
 from neuron_ops.steps.addresses import Lineage
-from tests.neuron_ops.planning.conftest import MakeLineage, fetch_base, publish
+from tests.neuron_ops.planning.conftest import MakeLineage, about, fetch_base, publish
 from tests.neuron_ops.planning.llama import LLAMA_8B
 
 HIT = GraphCacheForecast("compiled_graph_cache/1", is_hit=True)
@@ -24,7 +24,9 @@ def planned(
     lineage: Lineage, graphs: GraphCacheForecast = HIT, shape: ModelShape | None = LLAMA_8B
 ) -> DurationForecast:
     world = layout(lineage.recipe)
-    return forecast_duration(lineage, world, forecast_epochs(lineage.recipe, world, None), graphs, shape)
+    epochs = forecast_epochs(lineage.recipe, world, None)
+    assert epochs is not None
+    return forecast_duration(lineage, world, epochs, graphs, shape)
 
 
 def finish_training(lineage: Lineage, tokens_per_second: float) -> None:
@@ -58,13 +60,13 @@ def test_trainiums_time_and_price_are_ranges_that_say_what_was_assumed(make_line
 
     # 32 cores of 95.5 TFLOPS at 5 to 20 %, 14,745,600 tokens.
     slow = 32 * 95.5e12 * 0.05 / flops_per_token(load_recipe(TRN1), LLAMA_8B)
-    assert plan.tokens_per_second == Range(pytest.approx(slow), pytest.approx(4 * slow))
-    assert plan.training_seconds == Range(pytest.approx(14_745_600 / (4 * slow)), pytest.approx(14_745_600 / slow))
+    assert plan.tokens_per_second == about(slow, 4 * slow)
+    assert plan.training_seconds == about(14_745_600 / (4 * slow), 14_745_600 / slow)
     assert plan.compile_seconds == Range(1_800, 3_600)
     assert plan.training_seconds is not None
-    assert plan.usd == Range(
-        pytest.approx((1_800 + plan.training_seconds.low) / 3_600 * 21.50),
-        pytest.approx((3_600 + plan.training_seconds.high) / 3_600 * 21.50),
+    assert plan.usd == about(
+        (1_800 + plan.training_seconds.low) / 3_600 * 21.50,
+        (3_600 + plan.training_seconds.high) / 3_600 * 21.50,
     )
     for source in (plan.rate_source, plan.compile_source):
         assert "Not run on Trainium" in source

@@ -10,7 +10,7 @@ from neuron_ops.planning.evaluation_time import evaluation_seconds, evaluation_w
 from neuron_ops.planning.quantities import Range
 from neuron_ops.recipe.file import load_recipe
 from neuron_ops.recipe.schema import Recipe
-from tests.neuron_ops.planning.conftest import MakeLineage
+from tests.neuron_ops.planning.conftest import MakeLineage, about
 from tests.neuron_ops.planning.llama import LLAMA_8B
 
 TRN1 = "llama3_8b_lora_trn1"
@@ -20,6 +20,7 @@ TRN1 = "llama3_8b_lora_trn1"
 def data(make_lineage: MakeLineage) -> DataForecast:
     """300 rows held out, as of dolly with the shipped recipe."""
     plan = forecast_data(make_lineage(), read_rows=True, tokenize=False)
+    assert plan is not None
     return dataclasses.replace(plan, held_out_sequences=Range.exactly(300))
 
 
@@ -32,7 +33,7 @@ def test_both_models_see_every_held_out_position_once(data: DataForecast) -> Non
 
     # 2 operations a multiplied parameter, 4 for attention over 1,024 tokens in 32 layers of 4,096.
     work = 2 * 300 * 1_024 * (2 * 7_504_658_432 + 4 * 32 * 4_096 * 1_024)
-    assert seconds == Range(pytest.approx(work / (8 * CPU_FLOPS.high)), pytest.approx(work / (8 * CPU_FLOPS.low)))
+    assert seconds == about(work / (8 * CPU_FLOPS.high), work / (8 * CPU_FLOPS.low))
 
 
 def test_hours_are_a_warning_that_names_what_shortens_them(data: DataForecast) -> None:

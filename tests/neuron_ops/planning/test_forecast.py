@@ -83,7 +83,8 @@ def test_a_model_that_was_never_fetched_is_unknown_and_the_rest_is_planned(make_
     forecast = make_forecast(make_lineage(TRN1))
 
     assert forecast.is_go
-    assert forecast.model is forecast.memory is None
+    assert forecast.model is None
+    assert forecast.memory is None
     assert forecast.world is not None
     assert forecast.world.world_size == 32
     assert forecast.data is not None

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from tokenizers import Tokenizer
@@ -12,6 +13,7 @@ from neuron_ops.rows.chat import Chat, open_chat
 from neuron_ops.rows.chat_template import ChatTemplate
 from neuron_ops.rows.conversation import Conversation, Message
 from neuron_ops.rows.token_rows import IGNORED, TokenRow
+from tests.neuron_ops.rows.conftest import EditConfig
 
 CHATML = (
     "{%- for message in messages %}"
@@ -43,11 +45,11 @@ def learned(chat: Chat, row: TokenRow) -> str:
     return str(chat.tokenizer.decode(ids, skip_special_tokens=False))
 
 
-def set_template(folder, template):
+def set_template(folder: Path, template: str) -> None:
     (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
 
 
-def test_llama3_layout_is_rendered_to_the_letter(tokenizer_folder):
+def test_llama3_layout_is_rendered_to_the_letter(tokenizer_folder: Path) -> None:
     chat = open_chat(tokenizer_folder, section(chat_template="llama3", system_prompt="Be brief."))
 
     [row] = chat.encode([conversation()])
@@ -61,11 +63,12 @@ def test_llama3_layout_is_rendered_to_the_letter(tokenizer_folder):
     assert chat.prompt(conversation()).endswith("bridge?<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n")
 
 
-def test_every_row_begins_once_and_the_end_of_turn_is_learned_once(tokenizer_folder):
+def test_every_row_begins_once_and_the_end_of_turn_is_learned_once(tokenizer_folder: Path) -> None:
     chat = open_chat(tokenizer_folder, section())
 
     rows = chat.encode([conversation(answer=text) for text in TEXTS])
 
+    assert chat.special.bos is not None
     for row in rows:
         assert row.ids.tolist().count(chat.special.bos.id) == 1
         assert row.labels.tolist().count(chat.special.end_of_turn.id) == 1
@@ -74,7 +77,7 @@ def test_every_row_begins_once_and_the_end_of_turn_is_learned_once(tokenizer_fol
 
 
 @pytest.mark.parametrize("system", ["", "Be brief."])
-def test_ids_and_learned_tokens_equal_those_of_transformers(tokenizer_folder, system):
+def test_ids_and_learned_tokens_equal_those_of_transformers(tokenizer_folder: Path, system: str) -> None:
     from transformers import AutoTokenizer
 
     chat = open_chat(tokenizer_folder, section(system_prompt=system))
@@ -93,7 +96,7 @@ def test_ids_and_learned_tokens_equal_those_of_transformers(tokenizer_folder, sy
         )
 
 
-def test_a_template_without_generation_markers_teaches_the_same_tokens(copied_tokenizer):
+def test_a_template_without_generation_markers_teaches_the_same_tokens(copied_tokenizer: Path) -> None:
     marked = open_chat(copied_tokenizer, section())
     template = marked.template.source.replace("{%- generation %}", "").replace("{%- endgeneration %}", "")
     set_template(copied_tokenizer, template)
@@ -106,7 +109,7 @@ def test_a_template_without_generation_markers_teaches_the_same_tokens(copied_to
         assert one.labels.tolist() == other.labels.tolist()
 
 
-def test_what_follows_the_end_of_turn_is_not_learned(copied_tokenizer, edit_config):
+def test_what_follows_the_end_of_turn_is_not_learned(copied_tokenizer: Path, edit_config: EditConfig) -> None:
     edit_config(eos_token="<|im_end|>")
     set_template(copied_tokenizer, CHATML)
     chat = open_chat(copied_tokenizer, section())
@@ -118,7 +121,7 @@ def test_what_follows_the_end_of_turn_is_not_learned(copied_tokenizer, edit_conf
     assert chat.tokenizer.decode(row.ids[-1:].tolist()) == "\n"
 
 
-def test_every_answer_of_a_longer_conversation_is_learned(copied_tokenizer):
+def test_every_answer_of_a_longer_conversation_is_learned(copied_tokenizer: Path) -> None:
     set_template(copied_tokenizer, CHATML)
     turns = [
         Message("user", "One?"),
@@ -133,7 +136,7 @@ def test_every_answer_of_a_longer_conversation_is_learned(copied_tokenizer):
     assert learned(chat, row) == "Two.<|im_end|>No.<|im_end|>"
 
 
-def test_markers_that_close_before_the_end_of_turn_are_extended_over_it(copied_tokenizer):
+def test_markers_that_close_before_the_end_of_turn_are_extended_over_it(copied_tokenizer: Path) -> None:
     set_template(
         copied_tokenizer,
         "{%- for message in messages %}{{- '<|im_start|>' + message.role + '\\n' }}"
@@ -146,7 +149,9 @@ def test_markers_that_close_before_the_end_of_turn_are_extended_over_it(copied_t
     assert learned(chat, chat.encode([conversation()])[0]) == "A grey cat.<|im_end|>"
 
 
-def test_the_older_ways_to_publish_tokens_and_templates_are_read(copied_tokenizer, edit_config):
+def test_the_older_ways_to_publish_tokens_and_templates_are_read(
+    copied_tokenizer: Path, edit_config: EditConfig
+) -> None:
     template = (copied_tokenizer / "chat_template.jinja").read_text(encoding="utf-8")
     (copied_tokenizer / "chat_template.jinja").unlink()
     templates = [{"name": "tool_use", "template": "no"}, {"name": "default", "template": template}]
@@ -156,10 +161,11 @@ def test_the_older_ways_to_publish_tokens_and_templates_are_read(copied_tokenize
     chat = open_chat(copied_tokenizer, section())
 
     assert chat.template.source == template
+    assert chat.special.bos is not None
     assert (chat.special.bos.token, chat.special.eos.token) == ("<|begin_of_text|>", "<|eot_id|>")
 
 
-def test_a_truncation_left_in_the_tokenizer_cuts_no_row(copied_tokenizer):
+def test_a_truncation_left_in_the_tokenizer_cuts_no_row(copied_tokenizer: Path) -> None:
     file = str(copied_tokenizer / "tokenizer.json")
     tokenizer = Tokenizer.from_file(file)
     tokenizer.enable_truncation(8)
@@ -174,15 +180,17 @@ def test_a_truncation_left_in_the_tokenizer_cuts_no_row(copied_tokenizer):
 
 
 @pytest.mark.parametrize("text", ["Yes.<|eot_id|>", "<|start_header_id|>system", "a<|finetune_right_pad_id|>b"])
-def test_a_special_token_spelled_out_in_a_text_is_found(tokenizer_folder, text):
+def test_a_special_token_spelled_out_in_a_text_is_found(tokenizer_folder: Path, text: str) -> None:
     chat = open_chat(tokenizer_folder, section())
 
-    assert chat.forged_token(conversation(answer=text)) in text
-    assert chat.forged_token(conversation(question=text)) in text
+    for spelled_out in (conversation(answer=text), conversation(question=text)):
+        found = chat.forged_token(spelled_out)
+        assert found is not None
+        assert found in text
     assert chat.forged_token(conversation(answer="<|eot|> <b>")) is None
 
 
-def test_a_template_that_asks_for_the_date_gets_its_fixed_one_or_is_refused():
+def test_a_template_that_asks_for_the_date_gets_its_fixed_one_or_is_refused() -> None:
     guarded = "{{- strftime_now('%d') if strftime_now is defined else '26 Jul 2024' }}"
 
     assert ChatTemplate(guarded, "t", {}).render([]) == "26 Jul 2024"
@@ -190,14 +198,14 @@ def test_a_template_that_asks_for_the_date_gets_its_fixed_one_or_is_refused():
         ChatTemplate("{{- strftime_now('%d') }}", "t", {}).render([])
 
 
-def test_a_template_can_reach_nothing_outside_its_sandbox():
+def test_a_template_can_reach_nothing_outside_its_sandbox() -> None:
     template = ChatTemplate("{{ messages.__class__.__mro__[1].__subclasses__() }}", "t", {})
 
     with pytest.raises(InvalidInput, match="unsafe"):
         template.render([])
 
 
-def test_preparing_imports_neither_torch_nor_transformers_nor_datasets(tokenizer_folder):
+def test_preparing_imports_neither_torch_nor_transformers_nor_datasets(tokenizer_folder: Path) -> None:
     program = (
         "import sys, pathlib\n"
         "import neuron_ops.rows.preparation as p\n"
@@ -211,7 +219,9 @@ def test_preparing_imports_neither_torch_nor_transformers_nor_datasets(tokenizer
     assert output.strip() == "[]"
 
 
-def test_a_recipe_may_name_the_pad_token_that_the_tokenizer_lacks(copied_tokenizer, edit_config):
+def test_a_recipe_may_name_the_pad_token_that_the_tokenizer_lacks(
+    copied_tokenizer: Path, edit_config: EditConfig
+) -> None:
     edit_config(pad_token=None)
 
     chat = open_chat(copied_tokenizer, section(pad_token="<|end_of_text|>"))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import bisect
 import random
 from functools import cache
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ def token_rows(lengths: list[int], seed: int = 0) -> list[TokenRow]:
     return rows
 
 
-def test_every_row_is_placed_once_and_no_sequence_overflows():
+def test_every_row_is_placed_once_and_no_sequence_overflows() -> None:
     chance = random.Random(1)
     lengths = [chance.randint(1, 100) for _ in range(5000)]
 
@@ -42,7 +43,7 @@ def test_every_row_is_placed_once_and_no_sequence_overflows():
     assert max(sum(lengths[row] for row in rows) for rows in plan) <= 100
 
 
-def test_rows_are_placed_best_fit_longest_first():
+def test_rows_are_placed_best_fit_longest_first() -> None:
     chance = random.Random(2)
     lengths = [chance.randint(1, 64) for _ in range(800)]
 
@@ -62,21 +63,21 @@ def count_by_definition(lengths: list[int], capacity: int) -> int:
     return len(rooms)
 
 
-def test_a_row_as_long_as_a_sequence_fills_one():
+def test_a_row_as_long_as_a_sequence_fills_one() -> None:
     assert plan_packed([8, 8, 3, 5], 8) == [[0], [1], [2, 3]]
 
 
-def test_neither_file_order_nor_packing_sorts_the_sequences_by_length():
+def test_neither_file_order_nor_packing_sorts_the_sequences_by_length() -> None:
     lengths = [10, 90, 20, 80, 30, 70]
 
     assert plan_packed(lengths, 100) == [[0, 1], [2, 3], [4, 5]]
 
 
-def test_unpacked_sequences_hold_one_row_each():
+def test_unpacked_sequences_hold_one_row_each() -> None:
     assert plan_unpacked([5, 1, 3]) == [[0], [1], [2]]
 
 
-def test_positions_restart_with_each_row_and_with_the_padding():
+def test_positions_restart_with_each_row_and_with_the_padding() -> None:
     rows = token_rows([3, 1, 2])
 
     built = build_sequences([rows], 10, PAD)
@@ -84,7 +85,7 @@ def test_positions_restart_with_each_row_and_with_the_padding():
     assert built.position_ids.tolist() == [[0, 1, 2, 0, 0, 1, 0, 1, 2, 3]]
 
 
-def test_padding_is_the_pad_token_and_never_learned():
+def test_padding_is_the_pad_token_and_never_learned() -> None:
     rows = token_rows([3, 4])
 
     built = build_sequences([rows[:1], rows[1:]], 6, PAD)
@@ -96,7 +97,7 @@ def test_padding_is_the_pad_token_and_never_learned():
     assert {array.dtype for array in (built.input_ids, built.labels, built.position_ids)} == {np.dtype(np.int32)}
 
 
-def test_rows_come_back_from_disk_as_they_went(tmp_path):
+def test_rows_come_back_from_disk_as_they_went(tmp_path: Path) -> None:
     rows = token_rows([3, 700, 1, 20])
 
     with TokenRows(tmp_path) as stored:
@@ -157,7 +158,7 @@ def mean_over_tokens(model: LlamaForCausalLM, rows: list[TokenRow]) -> float:
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("packed", [True, False])
-def test_the_loss_of_a_batch_is_the_token_weighted_mean_of_the_losses_of_its_rows(attention, packed):
+def test_the_loss_of_a_batch_is_the_token_weighted_mean_of_the_losses_of_its_rows(attention: str, packed: bool) -> None:
     import torch
 
     model = tiny_llama(attention)
@@ -176,7 +177,9 @@ def test_the_loss_of_a_batch_is_the_token_weighted_mean_of_the_losses_of_its_row
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("changed", [{"position_ids": None}, {"use_cache": True}])
-def test_without_positions_or_with_a_cache_packed_rows_would_see_each_other(attention, changed):
+def test_without_positions_or_with_a_cache_packed_rows_would_see_each_other(
+    attention: str, changed: dict[str, Any]
+) -> None:
     model = tiny_llama(attention)
     rows = token_rows([13, 7])
 
@@ -186,7 +189,7 @@ def test_without_positions_or_with_a_cache_packed_rows_would_see_each_other(atte
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_no_token_depends_on_another_row_or_on_the_padding(attention):
+def test_no_token_depends_on_another_row_or_on_the_padding(attention: str) -> None:
     import torch
 
     model = tiny_llama(attention)

@@ -14,6 +14,7 @@ from neuron_ops.rows.chat import open_chat
 from neuron_ops.rows.preparation import prepare_dataset
 from neuron_ops.rows.report import PrepareReport, fenced, length_histogram
 from neuron_ops.rows.token_rows import IGNORED
+from tests.neuron_ops.rows.conftest import Prepare, Row, WriteRows
 
 LENGTH = 160  # as the fixture `prepare` has it
 FILES = {
@@ -56,7 +57,9 @@ def documents(folder: Path, pad: int) -> list[tuple[int, ...]]:
     return found
 
 
-def test_the_folder_opens_with_datasets_and_every_sequence_has_the_same_length(prepare, write_rows, dolly_rows):
+def test_the_folder_opens_with_datasets_and_every_sequence_has_the_same_length(
+    prepare: Prepare, write_rows: WriteRows, dolly_rows: list[Row]
+) -> None:
     import datasets
 
     report, out = prepare(write_rows(dolly_rows))
@@ -70,7 +73,9 @@ def test_the_folder_opens_with_datasets_and_every_sequence_has_the_same_length(p
     assert len(datasets.load_from_disk(out / "holdout")) == report.holdout.sequences
 
 
-def test_the_sequences_hold_every_kept_row_once_and_whole(prepare, write_rows, dolly_rows, tokenizer_folder):
+def test_the_sequences_hold_every_kept_row_once_and_whole(
+    prepare: Prepare, write_rows: WriteRows, dolly_rows: list[Row], tokenizer_folder: Path
+) -> None:
     from neuron_ops.rows.conversation import Conversation, Message
 
     report, out = prepare(write_rows(dolly_rows))
@@ -86,7 +91,7 @@ def test_the_sequences_hold_every_kept_row_once_and_whole(prepare, write_rows, d
     assert (len(placed[0]), len(placed[1])) == (report.train.rows, report.holdout.rows)
 
 
-def test_the_report_counts_what_is_on_disk(prepare, write_rows, dolly_rows):
+def test_the_report_counts_what_is_on_disk(prepare: Prepare, write_rows: WriteRows, dolly_rows: list[Row]) -> None:
     report, out = prepare(write_rows(dolly_rows))
     special = json.loads((out / "special_tokens.json").read_text())
 
@@ -107,7 +112,9 @@ def total(report: PrepareReport) -> int:
     return report.train.sequences + report.holdout.sequences
 
 
-def test_packing_fills_the_sequences_and_without_it_each_row_has_its_own(prepare, write_rows, dolly_rows):
+def test_packing_fills_the_sequences_and_without_it_each_row_has_its_own(
+    prepare: Prepare, write_rows: WriteRows, dolly_rows: list[Row]
+) -> None:
     raw = write_rows(dolly_rows)
 
     packed, _ = prepare(raw, "packed")
@@ -120,7 +127,7 @@ def test_packing_fills_the_sequences_and_without_it_each_row_has_its_own(prepare
     assert (columns(out / "train")[2] == 0).sum() == 2 * unpacked.train.rows, "positions restart only for the padding"
 
 
-def test_the_same_rows_give_the_same_bytes(prepare, write_rows, dolly_rows):
+def test_the_same_rows_give_the_same_bytes(prepare: Prepare, write_rows: WriteRows, dolly_rows: list[Row]) -> None:
     raw = write_rows(dolly_rows)
 
     _, first = prepare(raw, "first")
@@ -129,7 +136,9 @@ def test_the_same_rows_give_the_same_bytes(prepare, write_rows, dolly_rows):
     assert contents(first) == contents(second)
 
 
-def test_parquet_and_json_lines_give_the_same_bytes(prepare, write_rows, dolly_rows, tmp_path):
+def test_parquet_and_json_lines_give_the_same_bytes(
+    prepare: Prepare, write_rows: WriteRows, dolly_rows: list[Row], tmp_path: Path
+) -> None:
     (tmp_path / "parquet").mkdir()
     parquet.write_table(pa.Table.from_pylist(dolly_rows), tmp_path / "parquet" / "rows.parquet")
 
@@ -139,7 +148,9 @@ def test_parquet_and_json_lines_give_the_same_bytes(prepare, write_rows, dolly_r
     assert contents(from_json) == contents(from_parquet)
 
 
-def test_adding_or_reordering_rows_moves_no_row_between_the_splits(prepare, write_rows, dolly_rows):
+def test_adding_or_reordering_rows_moves_no_row_between_the_splits(
+    prepare: Prepare, write_rows: WriteRows, dolly_rows: list[Row]
+) -> None:
     _, before = prepare(write_rows(dolly_rows[:200]), "before")
     _, after = prepare(write_rows(dolly_rows[::-1]), "after")
     texts = {row["prompt"] for row in prompts(after)}
@@ -148,7 +159,9 @@ def test_adding_or_reordering_rows_moves_no_row_between_the_splits(prepare, writ
     assert 0.03 < len(texts) / len(dolly_rows) < 0.2
 
 
-def test_two_answers_to_one_question_are_on_the_same_side(prepare, write_rows, dolly_rows):
+def test_two_answers_to_one_question_are_on_the_same_side(
+    prepare: Prepare, write_rows: WriteRows, dolly_rows: list[Row]
+) -> None:
     again = [{**row, "response": "Somebody else."} for row in dolly_rows]
 
     report, out = prepare(write_rows([*dolly_rows, *again]))
@@ -158,7 +171,9 @@ def test_two_answers_to_one_question_are_on_the_same_side(prepare, write_rows, d
     assert all(held_out.count(prompt) == 2 for prompt in held_out)
 
 
-def test_held_out_prompts_ask_for_an_answer_and_bring_the_reference(prepare, write_rows, dolly_rows):
+def test_held_out_prompts_ask_for_an_answer_and_bring_the_reference(
+    prepare: Prepare, write_rows: WriteRows, dolly_rows: list[Row]
+) -> None:
     report, out = prepare(write_rows(dolly_rows), system_prompt="Be brief.")
 
     rows = prompts(out)
@@ -171,7 +186,9 @@ def test_held_out_prompts_ask_for_an_answer_and_bring_the_reference(prepare, wri
     assert {row["reference"] for row in rows} <= {row["response"] for row in dolly_rows}
 
 
-def test_a_held_out_text_with_a_line_separator_stays_one_line(prepare, write_rows, dolly_rows):
+def test_a_held_out_text_with_a_line_separator_stays_one_line(
+    prepare: Prepare, write_rows: WriteRows, dolly_rows: list[Row]
+) -> None:
     rows = [{**row, "response": row["response"] + "\u2028next\x85last"} for row in dolly_rows]
 
     report, out = prepare(write_rows(rows))
@@ -180,7 +197,7 @@ def test_a_held_out_text_with_a_line_separator_stays_one_line(prepare, write_row
     assert prompts(out)[0]["reference"].endswith("\u2028next\x85last")
 
 
-def test_rejected_rows_are_counted_by_reason(prepare, write_rows, dolly_rows):
+def test_rejected_rows_are_counted_by_reason(prepare: Prepare, write_rows: WriteRows, dolly_rows: list[Row]) -> None:
     bad = [
         dolly_rows[0],
         dolly_rows[1],
@@ -205,7 +222,9 @@ def test_rejected_rows_are_counted_by_reason(prepare, write_rows, dolly_rows):
     assert "| rejected: duplicate | 2 |" in (out / "report.md").read_text()
 
 
-def test_a_row_that_fills_a_sequence_exactly_is_not_overlong(prepare, write_rows, dolly_rows):
+def test_a_row_that_fills_a_sequence_exactly_is_not_overlong(
+    prepare: Prepare, write_rows: WriteRows, dolly_rows: list[Row]
+) -> None:
     report, _ = prepare(write_rows(dolly_rows))
 
     exact, _ = prepare(write_rows(dolly_rows), "exact", length=report.longest_row)
@@ -213,7 +232,9 @@ def test_a_row_that_fills_a_sequence_exactly_is_not_overlong(prepare, write_rows
     assert exact.rows_kept == report.rows_kept
 
 
-def test_samples_show_the_learned_part_and_cannot_break_the_page(prepare, write_rows, dolly_rows):
+def test_samples_show_the_learned_part_and_cannot_break_the_page(
+    prepare: Prepare, write_rows: WriteRows, dolly_rows: list[Row]
+) -> None:
     fence = {**dolly_rows[0], "response": "````\n# not a heading\n```"}
 
     _, out = prepare(write_rows([fence, *dolly_rows[1:]]))
@@ -224,12 +245,12 @@ def test_samples_show_the_learned_part_and_cannot_break_the_page(prepare, write_
     assert report.count("⟦") == 3 + 1
 
 
-def test_a_fence_is_longer_than_every_run_of_backticks_inside():
+def test_a_fence_is_longer_than_every_run_of_backticks_inside() -> None:
     assert fenced("a ```` b") == "`````text\na ```` b\n`````"
     assert fenced("plain") == "```text\nplain\n```"
 
 
-def test_the_histogram_counts_every_row_once():
+def test_the_histogram_counts_every_row_once() -> None:
     lengths = [1, 1, 9, 10, 11, 95, 100]
 
     buckets = length_histogram(lengths)
@@ -240,7 +261,9 @@ def test_the_histogram_counts_every_row_once():
     assert length_histogram([7]) == length_histogram([7])
 
 
-def test_progress_is_told(prepare, write_rows, dolly_rows, tokenizer_folder, tmp_path):
+def test_progress_is_told(
+    prepare: Prepare, write_rows: WriteRows, dolly_rows: list[Row], tokenizer_folder: Path, tmp_path: Path
+) -> None:
     told: list[str] = []
 
     prepare_dataset(write_rows(dolly_rows), tokenizer_folder, DatasetSection(), LENGTH, tmp_path / "told", told.append)

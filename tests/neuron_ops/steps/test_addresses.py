@@ -67,7 +67,8 @@ def finish(publish: Any) -> Finish:
         if files is None:
             own = "best.json" if artifact == "lora_checkpoints" else "content"
             files = {own: plan.address.fingerprint.encode(), **NAMED_FILES.get(artifact, {})}
-        return publish(lineage.store, plan.address, files, reads=plan.reads, inputs=plan.inputs, **fields)
+        made: Artifact = publish(lineage.store, plan.address, files, reads=plan.reads, inputs=plan.inputs, **fields)
+        return made
 
     return finish
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -96,7 +97,8 @@ def _prepare(folder: Path) -> None:
 def _evaluate(folder: Path) -> None:
     from neuron_ops.steps.evaluate import Judge  # torch and peft: only who runs this test pays them
 
-    Judge(load_recipe("tiny_llama_cpu"), rows=None, prompts=()).load(folder)
+    no_rows: Any = None  # the model is loaded before any row is read
+    Judge(load_recipe("tiny_llama_cpu"), no_rows, prompts=()).load(folder)
 
 
 @pytest.mark.parametrize("reads", [_prepare, _evaluate])

@@ -128,7 +128,7 @@ def test_every_byte_is_that_of_the_local_merge(
 def shard(base: Path) -> None:
     """Give each layer a file of its own."""
     whole = read_safetensors(base / "model.safetensors")
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for number, part in enumerate((".layers.0.", ".layers.1.", "")):
         names = [name for name in whole.entries if part in name and name not in weight_map]
         file = f"model-{number}.safetensors"

@@ -188,7 +188,7 @@ def test_later_ranks_write_nothing_and_say_nothing(
 @pytest.fixture
 def dagster_messages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[dict[str, Any]]]:
     """Launch as Dagster does; returns what reads back the messages that it got."""
-    context = {
+    context: dict[str, Any] = {
         "asset_keys": ["base_model"],
         "code_version_by_asset_key": {},
         "provenance_by_asset_key": {},
@@ -268,7 +268,8 @@ def test_the_memory_of_a_step_is_its_own(lineage: Lineage, program: Program) -> 
     assert program().returncode == 0
 
     peak = lineage.require("base_model").manifest.metrics["peak_rss_bytes"]
-    assert 0 < float(peak) < len(launcher_s)
+    assert isinstance(peak, int | float)
+    assert 0 < peak < len(launcher_s)
 
 
 def test_an_error_ends_the_program_at_once_whatever_it_waits_for(argv: Callable[..., list[str]]) -> None:

@@ -18,6 +18,7 @@ from neuron_ops.launch import process
 from neuron_ops.steps import commands
 from neuron_ops.steps.addresses import Lineage
 from neuron_ops.steps.table import BY_VERB
+from neuron_ops.training.history import Row
 from tests.neuron_ops.training.workbench import (
     VERSION,
     Kill,
@@ -178,7 +179,7 @@ def test_two_processes_resume_exactly_under_torchrun(trainer: Trainer, model: Pa
 
 @pytest.mark.slow
 def test_how_a_global_batch_is_split_does_not_matter(trainer: Trainer, model: Path, tmp_path: Path) -> None:
-    histories = []
+    histories: list[list[Row]] = []
     for split in (
         {"graph__micro_batch_size": 4, "graph__gradient_accumulation_steps": 1},
         {"graph__micro_batch_size": 2, "graph__gradient_accumulation_steps": 2},
@@ -231,7 +232,7 @@ def by_hand(model: Path, lineage: Lineage) -> tuple[float, dict[str, torch.Tenso
         (batch,), tokens = Schedule(training.seed, micro_batch=4, accumulation=1, ranks=1, rank=0).train(rows, 0)
     logits = adapted(input_ids=batch["input_ids"], position_ids=batch["position_ids"], use_cache=False).logits
     loss = cross_entropy(logits[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten(), reduction="sum") / tokens
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]  # torch gives it no types
     trained = {name: value for name, value in adapted.named_parameters() if value.requires_grad}
     gradients = {name: value.grad for name, value in trained.items() if value.grad is not None}
     return float(loss.detach()), gradients, {name: value.detach() for name, value in trained.items()}

@@ -197,7 +197,12 @@ def test_a_local_writer_whose_unnamed_manifest_was_swept_knows_that_it_lost(
 ) -> None:
     """The winner swept between the loser's writing of the manifest and its naming: the loser died of it."""
     files = LocalFiles(tmp_path)
-    monkeypatch.setattr("os.chmod", lambda path, mode: (os.unlink(path), (tmp_path / "manifest.json").touch()))
+
+    def sweep(path: str, mode: int) -> None:
+        os.unlink(path)
+        (tmp_path / "manifest.json").touch()
+
+    monkeypatch.setattr("os.chmod", sweep)
 
     created = files.create("manifest.json", b"mine")
 

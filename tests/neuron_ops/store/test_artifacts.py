@@ -1,7 +1,6 @@
 """When an artifact exists, what it holds, and what damage to it is called; on a folder and on S3."""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from neuron_ops.errors import CorruptArtifact, MissingArtifact
 from neuron_ops.store.artifacts import MANIFEST, ArtifactStore
 from neuron_ops.store.files import LocalFiles
 from neuron_ops.store.manifest import Address, Manifest, explain_difference, fingerprint
+from neuron_ops.store.s3_files import S3Files
 from tests.neuron_ops.store.examples import ADDRESS, CONTENTS, part_address
 
 
@@ -249,12 +249,12 @@ def _replace(store: ArtifactStore, path: str, content: bytes | None) -> None:
         store.files.create(path, content)
 
 
-def _written_at(store: ArtifactStore, path: str) -> Mapping[str, float]:
+def _written_at(store: ArtifactStore, path: str) -> dict[str, float]:
     """When each file below was last changed."""
     if isinstance(store.files, LocalFiles):
         top = store.files.root / path
         return {str(file.relative_to(top)): file.stat().st_mtime for file in top.rglob("*") if file.is_file()}
-    fs = store.files.fs  # type: ignore[attr-defined]
-    top = f"{store.files.root}/{path}/"  # type: ignore[attr-defined]
-    found = fs.find(top, detail=True)
-    return {name.removeprefix(top): info["LastModified"].timestamp() for name, info in found.items()}
+    assert isinstance(store.files, S3Files)
+    prefix = f"{store.files.root}/{path}/"
+    found = store.files.fs.find(prefix, detail=True)
+    return {name.removeprefix(prefix): info["LastModified"].timestamp() for name, info in found.items()}

@@ -3,6 +3,7 @@
 import json
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ def test_a_large_file_reaches_s3_in_parts_and_comes_back_the_same(bucket: str, t
         assert file.read(18) == b"in the second part"
 
 
-OPERATIONS = {
+OPERATIONS: dict[str, Callable[[S3Files], object]] = {
     "read": lambda files: files.read("a/b"),
     "stamps": lambda files: files.stamps("a"),
     "create": lambda files: files.create("a/b", b"x"),

@@ -80,7 +80,7 @@ def _fork(rank: int, port: int, request: dict[str, Any], log: int) -> int:
         if not isinstance(code, int):
             code = 1
         if sys.exc_info()[0] is not None and code == 1:
-            sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+            sys.excepthook(*sys.exc_info())
         sys.stderr.flush()
         os._exit(code)
 

@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -32,7 +33,7 @@ def share_words(folder: str) -> None:
     """The first rank's word, then a longer one, then none."""
     ranks = _open()
     words = [f"decided by {ranks.rank}", "é" * 5000, ""]
-    _write(folder, ranks, [ranks.from_first(lambda word=word: word) for word in words])
+    _write(folder, ranks, [ranks.from_first(partial(str, word)) for word in words])
 
 
 def gather(folder: str) -> None:
@@ -62,11 +63,12 @@ def save_from_two_nodes(recipe: str, store_url: str, raw_url: str, version: str,
     tempfile.tempdir = str(Path(folder, f"node-{ranks.rank}"))
     Path(tempfile.tempdir).mkdir()
     state = new_state(backend, Path(lineage.require("base_model").location), lineage.recipe)
-    folders, save_adapter = [], backend.save_adapter
+    folders: list[str] = []
+    save_adapter = backend.save_adapter
 
-    def noting(model: torch.nn.Module, place: Path) -> None:
-        folders.append(str(place))
-        save_adapter(model, place)
+    def noting(model: torch.nn.Module, folder: Path) -> None:
+        folders.append(str(folder))
+        save_adapter(model, folder)
 
     backend.save_adapter = noting  # type: ignore[method-assign]
     checkpoints.save(2, state, History([{"step": 2, "eval_loss": 4.0}]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from neuron_ops.weights.merge_proof import verify_merge
 from neuron_ops.weights.merging import MergeReport, WeightedAdapter, merge_adapters
@@ -17,7 +17,7 @@ REPOSITORY = Path(__file__).parents[3]
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 MakeBase = Callable[..., Path]
 MakeAdapter = Callable[..., Path]
-VARIANTS = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {},
     "qv": {"target_modules": ["q_proj", "v_proj"], "lora_alpha": 7},
     "rslora": {"use_rslora": True, "r": 6},
@@ -49,7 +49,8 @@ def logits_of(model: torch.nn.Module) -> torch.Tensor:
     import torch
 
     with torch.no_grad():
-        return model(torch.arange(2, 18)[None]).logits.float()
+        logits: torch.Tensor = model(torch.arange(2, 18)[None]).logits.float()
+        return logits
 
 
 def assert_logits_are_those_of_base_and_adapter(base: Path, adapter: Path, out: Path, tolerance: float) -> None:

@@ -28,7 +28,9 @@ def specs_of(layout: Layout, layer: int, prefix: str, peft: str | None) -> list[
     common = {"bias": False, "tp_size": layout.tp, "peft_type": peft}
     attention: list[Any] = []
     if layout.kv_repeat > 1:
-        fields = {f"{name}_projection_name": f"{name[0]}_proj" for name in ("query", "key", "value", "output")}
+        fields: dict[str, Any] = {
+            f"{name}_projection_name": f"{name[0]}_proj" for name in ("query", "key", "value", "output")
+        }
         fields |= {"gqa_qkv_projection_name": "qkv_proj", "num_attention_heads": HEADS, **common}
         fields |= {"num_key_value_heads": layout.kv_heads, "kv_size_multiplier": layout.kv_repeat}
         fields |= {

@@ -13,7 +13,7 @@ from neuron_ops.weights.rounding import narrow, widen
 from neuron_ops.weights.safetensors_io import INDEX_NAME, TensorSpec, read_model_folder, read_safetensors
 from neuron_ops.weights.safetensors_writer import SafetensorsWriter, encode_index, in_file_order, split_into_shards
 
-TENSORS = {
+TENSORS: dict[str, np.ndarray] = {
     "layer.10.weight": np.arange(12, dtype=np.float32).reshape(3, 4),
     "layer.9.weight": np.arange(6, dtype=np.float16).reshape(2, 3),
     "counter": np.array(7, dtype=np.int64),

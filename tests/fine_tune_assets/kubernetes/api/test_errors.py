@@ -4,6 +4,7 @@ import json
 
 import pytest
 from kubernetes.client.rest import ApiException
+from urllib3 import HTTPConnectionPool
 from urllib3.exceptions import ReadTimeoutError
 
 from fine_tune_assets.kubernetes.api.errors import AlreadyThere, Forbidden, NotFound, refusal, translated
@@ -44,7 +45,9 @@ def test_an_answer_that_is_no_json_shows_its_status() -> None:
     assert str(refusal(answer(502), "get job train")) == "Kubernetes did not get job train: Some Reason (status 502)."
 
 
-@pytest.mark.parametrize("error", [ReadTimeoutError(None, "/api", "timed out"), ConnectionResetError("reset")])
+@pytest.mark.parametrize(
+    "error", [ReadTimeoutError(HTTPConnectionPool("api"), "/api", "timed out"), ConnectionResetError("reset")]
+)
 def test_no_answer_is_unavailable_and_brings_no_stack(error: Exception) -> None:
     with (
         pytest.raises(Unavailable, match=r"^Kubernetes did not get job train: ") as raised,

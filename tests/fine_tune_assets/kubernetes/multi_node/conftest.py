@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.cluster.checkout import CHECKOUT
 from tests.cluster.cluster import Cluster
-from tests.cluster.deployment import CHECKOUT
 from tests.cluster.pod_setup import Image
 from tests.fine_tune_assets.kubernetes.multi_node.bench import PROGRAM, Bench
 

@@ -223,7 +223,8 @@ def test_dagster_makes_a_kubernetes_job_of_it(step: Any) -> None:
     from dagster_k8s import job as job_module  # a second of CPU that the other tests here do not need
     from kubernetes.client import ApiClient, Configuration
 
-    config = job_module.UserDefinedDagsterK8sConfig.from_dict(pod_config(step, _recipe(), PODS))
+    asked = pod_config(step, _recipe(), PODS)
+    config = job_module.UserDefinedDagsterK8sConfig.from_dict(asked)  # type: ignore[no-untyped-call]  # dagster gives it no types
     made = job_module.construct_dagster_k8s_job(
         job_module.DagsterK8sJobConfig(job_image="run:1", dagster_home="/home"), ["true"], "a-job", config
     )

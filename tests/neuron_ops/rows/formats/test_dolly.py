@@ -14,11 +14,11 @@ def converted(**columns: object) -> Conversation | Rejected:
     return find_format("dolly").to_conversation(RawRow("rows.jsonl:1", {**ROW, **columns}))
 
 
-def test_instruction_and_response_become_a_question_and_its_answer():
+def test_instruction_and_response_become_a_question_and_its_answer() -> None:
     assert converted() == Conversation("rows.jsonl:1", (Message("user", "Name it."), Message("assistant", "Ada")))
 
 
-def test_the_context_follows_the_instruction_after_a_blank_line():
+def test_the_context_follows_the_instruction_after_a_blank_line() -> None:
     conversation = converted(context="Ada wrote it.")
 
     assert isinstance(conversation, Conversation)
@@ -26,11 +26,11 @@ def test_the_context_follows_the_instruction_after_a_blank_line():
 
 
 @pytest.mark.parametrize("context", ["", "  \n", None])
-def test_a_blank_context_leaves_no_trace(context):
+def test_a_blank_context_leaves_no_trace(context: str | None) -> None:
     assert converted(context=context) == converted()
 
 
-def test_the_category_may_be_missing():
+def test_the_category_may_be_missing() -> None:
     row = RawRow("rows.jsonl:1", {column: ROW[column] for column in ("instruction", "context", "response")})
 
     assert find_format("dolly").to_conversation(row) == converted()
@@ -38,12 +38,12 @@ def test_the_category_may_be_missing():
 
 @pytest.mark.parametrize("column", ["instruction", "response"])
 @pytest.mark.parametrize("text", ["", " \n\t"])
-def test_a_row_without_question_or_answer_is_rejected_with_the_reason(column, text):
+def test_a_row_without_question_or_answer_is_rejected_with_the_reason(column: str, text: str) -> None:
     assert converted(**{column: text}) == Rejected(f"empty {column}")
 
 
 @pytest.mark.parametrize("column", ["instruction", "context", "response"])
-def test_a_missing_column_is_an_error_that_names_file_line_and_column(column):
+def test_a_missing_column_is_an_error_that_names_file_line_and_column(column: str) -> None:
     row = RawRow("rows.jsonl:12", {name: text for name, text in ROW.items() if name != column})
     needed = "instruction, context, response"
 
@@ -52,6 +52,6 @@ def test_a_missing_column_is_an_error_that_names_file_line_and_column(column):
 
 
 @pytest.mark.parametrize("column", ["instruction", "context", "response"])
-def test_a_column_of_the_wrong_type_is_an_error(column):
+def test_a_column_of_the_wrong_type_is_an_error(column: str) -> None:
     with pytest.raises(InvalidInput, match=rf"rows\.jsonl:1: column '{column}' must be text, but is a number \(5\)"):
         converted(**{column: 5})
