@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +52,6 @@ class CpuProcess:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         adapted = get_peft_model(model, lora_config(recipe))
         set_first_values(dict(adapted.named_parameters()), recipe.training.seed)
-        # Dropout: another stream on each data-parallel rank.
-        torch.manual_seed(recipe.training.seed + 1 + self.data_parallel_rank)
         if graph.torch_compile:
             compile_layers(adapted, self.device.type)
         prepared: nn.Module = self._accelerator.prepare_model(adapted)
@@ -95,13 +93,9 @@ class CpuProcess:
     def sync(self) -> None:
         """Nothing to wait for: work is done when the call returns."""
 
-    def rng_states(self) -> dict[str, torch.Tensor]:
-        """The host's generator."""
-        return {"cpu": torch.get_rng_state()}
-
-    def restore_rng(self, states: Mapping[str, torch.Tensor]) -> None:
-        """Continue the stream."""
-        torch.set_rng_state(states["cpu"])
+    def seed_generators(self, seed: int) -> None:
+        """The host's generator, and where there are GPUs theirs."""
+        torch.manual_seed(seed)
 
     def save_adapter(self, model: nn.Module, folder: Path) -> None:
         """A PEFT folder with sorted keys, so that equal adapters are equal bytes."""

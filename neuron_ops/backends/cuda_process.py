@@ -1,6 +1,4 @@
-"""The loop's device on an NVIDIA GPU: as on the CPU, with the GPU's own random generator."""
-
-from collections.abc import Mapping
+"""The loop's device on an NVIDIA GPU: as on the CPU."""
 
 import torch
 from accelerate import Accelerator
@@ -19,12 +17,3 @@ class CudaProcess(CpuProcess):
                 "Use backend cpu, or install a CUDA build of torch."
             )
         return Accelerator()
-
-    def rng_states(self) -> dict[str, torch.Tensor]:
-        """The host's and the GPU's generator."""
-        return super().rng_states() | {"cuda": torch.cuda.get_rng_state()}
-
-    def restore_rng(self, states: Mapping[str, torch.Tensor]) -> None:
-        """Continue both streams."""
-        super().restore_rng(states)
-        torch.cuda.set_rng_state(states["cuda"])

@@ -7,7 +7,7 @@ reason. Run on a stand-in for the device (docs/trainium.md); not run on Trainium
 
 import contextlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,13 +60,7 @@ class NeuronProcess:
         prepared: nn.Module = self._accelerator.prepare_model(adapted)
         if self._config.sequence_parallel_enabled:
             _mark_replicated_factors(prepared)  # now: moving to the device made new parameters
-        self._seed_dropout(recipe.training.seed + 1 + self.data_parallel_rank)
         return prepared
-
-    def _seed_dropout(self, seed: int) -> None:
-        """Another stream on each data-parallel rank, the same one on the ranks that share a layer."""
-        torch.manual_seed(seed)
-        xm.set_rng_state(seed)
 
     def trainable(self, model: nn.Module) -> dict[str, nn.Parameter]:
         """This rank's part of the adapter's parameters, by name."""
@@ -109,14 +103,10 @@ class NeuronProcess:
         """Execute what was recorded."""
         xm.mark_step()
 
-    def rng_states(self) -> dict[str, torch.Tensor]:
-        """The host's generator and the device's, which is one number."""
-        return {"cpu": torch.get_rng_state(), "neuron": torch.tensor([int(xm.get_rng_state())])}
-
-    def restore_rng(self, states: Mapping[str, torch.Tensor]) -> None:
-        """Continue both streams."""
-        torch.set_rng_state(states["cpu"])
-        xm.set_rng_state(int(states["neuron"]))
+    def seed_generators(self, seed: int) -> None:
+        """The host's generator, and the device's, which every synchronization moves."""
+        torch.manual_seed(seed)
+        xm.set_rng_state(seed)
 
     def save_adapter(self, model: nn.Module, folder: Path) -> None:
         """optimum-neuron's sharded checkpoint, a file for each rank of the first data-parallel group."""

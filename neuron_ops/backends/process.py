@@ -1,6 +1,6 @@
 """What the training loop asks of a backend; torch's types appear here for the type checker only."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -64,12 +64,8 @@ class BackendProcess(Protocol):
         """End of a stretch of device work; a lazy device executes here."""
         ...
 
-    def rng_states(self) -> dict[str, "torch.Tensor"]:
-        """State of each generator of this process that the loop draws from, by name; a host tensor of fixed size."""
-        ...
-
-    def restore_rng(self, states: Mapping[str, "torch.Tensor"]) -> None:
-        """Set this process's generators to what `rng_states` returned."""
+    def seed_generators(self, seed: int) -> None:
+        """Set every generator of this process that the loop draws from, on the host and on the device."""
         ...
 
     def save_adapter(self, model: "nn.Module", folder: Path) -> None:

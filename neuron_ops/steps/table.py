@@ -188,7 +188,7 @@ STEPS: tuple[Step, ...] = (
             frozenset({"pytorch", "peft"}),
             "LoRA checkpoints of one training, with everything that exact resume needs; the best one by held-out loss.",
         ),
-        code_version="2",
+        code_version="3",
         inputs=(Input("tokenized_dataset"), Input("base_model")),
         decided_by=(*GRAPH, *TRAINING),
         also_decided_by=_evaluations_that_stop,

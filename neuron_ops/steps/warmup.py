@@ -1,8 +1,8 @@
 """Warming up a compiler: training's own loop for as few steps as visit every graph. `compile` starts it; it is no step.
 
-On rows of the right shape: an evaluation, two optimizer steps with all their micro-batches, a read of the losses,
-another evaluation. Two steps, because the first one's gradients and optimizer state are not yet there. It saves
-nothing, and looks at no number: where graphs are only extracted, numbers mean nothing.
+On rows of the right shape: an evaluation of two batches, two optimizer steps with all their micro-batches, a read of
+the losses, another evaluation. Two steps, because the first one's gradients and optimizer state are not yet there. It
+saves nothing, and looks at no number: where graphs are only extracted, numbers mean nothing.
 """
 
 import argparse
@@ -27,6 +27,9 @@ from neuron_ops.training.watchdog import Watchdog
 log = logging.getLogger("neuron_ops.steps.warmup")  # as a program, this module has another name
 
 STEPS = 2
+# The second batch adds to a sum that the device already holds. On lazy torch_xla 2.8 that was once another graph than
+# the first batch's; a warm-up of one batch lacked it, and training ended before step 1.
+EVALUATED_BATCHES = 2
 
 
 def visit_every_graph(loop: Loop) -> dict[str, float]:
@@ -76,10 +79,11 @@ def shorten(recipe: Recipe) -> Recipe:
 
 
 def _write_rows(folder: Path, recipe: Recipe, process: BackendProcess, base: Path) -> None:
-    """Just enough of them: one evaluated batch, and every micro-batch of the steps."""
+    """Just enough of them: EVALUATED_BATCHES, and every micro-batch of the steps."""
     size = recipe.graph.micro_batch_size * process.data_parallel_size
     vocabulary = read_shape(read_config(base), str(base / CONFIG)).vocabulary
-    write_rows(folder, recipe, vocabulary, train=size * recipe.graph.gradient_accumulation_steps * STEPS, holdout=size)
+    train = size * recipe.graph.gradient_accumulation_steps * STEPS
+    write_rows(folder, recipe, vocabulary, train=train, holdout=size * EVALUATED_BATCHES)
 
 
 def main() -> None:

@@ -2,12 +2,13 @@
 
     step-000400/manifest.json
                /w-…/adapter/              the adapter in the backend's format, for `consolidate`
-                   /resume-00.safetensors    of each shard of the adapter: values and optimizer state by parameter name;
-                                             in the first also the generators of every rank, and the step in its header
+                   /resume-00.safetensors    of each shard of the adapter: values and optimizer state by parameter name,
+                                             and the step in its header
                    /history.jsonl         every loss up to here
 
 Every rank that holds a shard writes into one folder, the first rank's. Resuming reads the safetensors files only: no
-pickle is written and none is read. What the loop does between two checkpoints belongs to loop.py.
+pickle is written and none is read. No state of a generator is saved: the loop sets each at every step. What the loop
+does between two checkpoints belongs to loop.py.
 """
 
 import contextlib
@@ -56,12 +57,10 @@ class Checkpoints:
         Raises:
             InvalidInput: ranks that should hold the same values do not, so there is no one adapter to save.
         """
-        generators = self._generators_of_every_rank()
         with self._shared_folder(self._address(f"{PREFIX}{step:06d}")) as (folder, writer):
             self._process.save_adapter(state.model, folder / ADAPTER)
             if self._process.saves:
-                first = self._process.shard == 0
-                _save_resume(folder / _resume_file(self._process.shard), step, state, generators if first else {})
+                _save_resume(folder / _resume_file(self._process.shard), step, state)
             self._ranks.barrier()
             self._ranks.from_first(lambda: self._publish(writer[0], history))
 
@@ -91,15 +90,8 @@ class Checkpoints:
         artifact = writer.publish(lambda data, files: self._manifest(step, data, files, history))
         return artifact.manifest.digest
 
-    def _generators_of_every_rank(self) -> dict[str, torch.Tensor]:
-        return {
-            f"rng/{name}/{rank}": state
-            for name, own in self._process.rng_states().items()
-            for rank, state in enumerate(self._ranks.gather(own))
-        }
-
     def restore_newest(self, state: TrainingState) -> tuple[int, History]:
-        """Bring model, optimizer and generators to the newest whole checkpoint; its step, and the history up to there.
+        """Bring model and optimizer to the newest whole checkpoint; its step, and the history up to there.
 
         Collective. The first rank reads every byte and chooses, so that all ranks resume from the same one.
         """
@@ -127,10 +119,9 @@ class Checkpoints:
         return newest
 
     def _restore(self, checkpoint: Artifact, state: TrainingState) -> History:
-        files = {_resume_file(0), _resume_file(self._process.shard), HISTORY}
-        with checkpoint.local(verify=False, names=files) as folder:
-            _load_shard(folder / _resume_file(self._process.shard), state)
-            self._process.restore_rng(_generators(folder / _resume_file(0), self._ranks.rank))
+        own = _resume_file(self._process.shard)
+        with checkpoint.local(verify=False, names={own, HISTORY}) as folder:
+            _load_shard(folder / own, state)
             return History.from_jsonl((folder / HISTORY).read_text())
 
     def best_step(self) -> int | None:
@@ -215,8 +206,8 @@ def _resume_file(shard: int) -> str:
     return f"resume-{shard:02d}.safetensors"
 
 
-def _save_resume(path: Path, step: int, state: TrainingState, generators: dict[str, torch.Tensor]) -> None:
-    tensors = dict(generators)
+def _save_resume(path: Path, step: int, state: TrainingState) -> None:
+    tensors = {}
     for name, parameter in state.parameters.items():
         tensors[f"adapter/{name}"] = _on_host(parameter)
         for key, value in state.optimizer.state[parameter].items():
@@ -240,10 +231,3 @@ def _load_shard(path: Path, state: TrainingState) -> None:
                 key: value if key == "step" else value.to(parameter.device, parameter.dtype)
                 for key, value in own.items()
             }
-
-
-def _generators(path: Path, rank: int) -> dict[str, torch.Tensor]:
-    """The generators of one rank, by name."""
-    with safe_open(path, "pt") as file:
-        names = [name.split("/") for name in file.keys() if name.startswith("rng/")]  # noqa: SIM118
-        return {name: file.get_tensor(f"rng/{name}/{place}") for _, name, place in names if int(place) == rank}

@@ -19,6 +19,7 @@ from neuron_ops.errors import InvalidInput
 from neuron_ops.recipe.schema import Recipe
 from neuron_ops.training.batches import Batch, Rows, Schedule
 from neuron_ops.training.checkpoints import Checkpoints
+from neuron_ops.training.dropout_seed import dropout_seed
 from neuron_ops.training.history import History, Row
 from neuron_ops.training.learning_rate import learning_rate
 from neuron_ops.training.length import num_steps
@@ -93,6 +94,7 @@ class Loop:
     def train_step(self, step: int) -> None:
         """Optimizer step `step` (from 0), with all its micro-batches; its loss stays on the device."""
         began = time.monotonic()
+        self._process.seed_generators(dropout_seed(self._section.seed, step, self._process.data_parallel_rank))
         micro_batches, tokens = self._schedule.train(self._train_rows, step)
         rate = learning_rate(self._section, step, self._num_steps)
         for group in self._state.optimizer.param_groups:
@@ -123,7 +125,9 @@ class Loop:
         Raises:
             InvalidInput: it is not a finite number.
         """
-        model, total = self._state.model, torch.zeros((), device=self._process.device)
+        # From the host, and of one dimension: a zero made on the device, and a scalar one anywhere, is a constant to a
+        # lazy device, so the first batch would be a graph of its own.
+        model, total = self._state.model, torch.zeros(1).to(self._process.device)
         model.eval()
         with torch.no_grad():
             for batch in self._schedule.evaluation(self._holdout_rows):

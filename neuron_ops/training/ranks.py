@@ -27,14 +27,6 @@ class Ranks:
         if self._group is not None:
             dist.barrier(self._group)
 
-    def gather(self, tensor: torch.Tensor) -> list[torch.Tensor]:
-        """A host tensor of every rank, each of the same shape and dtype, in the order of ranks."""
-        if self._group is None:
-            return [tensor]
-        found = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
-        dist.all_gather(found, tensor.contiguous(), group=self._group)
-        return found
-
     def from_first(self, decide: Callable[[], str]) -> str:
         """What the first rank decides, on every rank; it alone calls `decide`, while the others wait.
 

@@ -207,7 +207,7 @@ def _replace_device(torch_xla: Any) -> None:
 
     classes: Any = torch.classes
     classes.neuron = _Nothing()  # classes that the SDK's native library registers
-    device, seed = torch.device("cpu"), [0]
+    device, generator = torch.device("cpu"), _Generator()
     closures: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
 
     def nothing(*_: Any, **__: Any) -> None:
@@ -217,14 +217,21 @@ def _replace_device(torch_xla: Any) -> None:
         waiting, closures[:] = list(closures), []
         for closure, arguments in waiting:
             closure(*arguments)
+        generator.move()
+
+    def rendezvous(*_: Any, **__: Any) -> None:
+        step()  # torch_xla's own synchronizes twice, also when there is nothing to exchange
+        step()
+        if dist.is_initialized():
+            dist.barrier()
 
     torch_xla.device = xm.xla_device = lambda *_, **__: device
     xm.get_xla_supported_devices = lambda *_, **__: [device]
     torch_xla.sync = xm.mark_step = step
     xm.add_step_closure = lambda closure, args=(), **_: closures.append((closure, args))
     xm.wait_device_ops = xm.set_replication = xm.unlazy = nothing
-    xm.get_rng_state, xm.set_rng_state = lambda *_, **__: seed[0], lambda value, *_, **__: seed.__setitem__(0, value)
-    xm.rendezvous = lambda *_, **__: dist.barrier() if dist.is_initialized() else None
+    xm.get_rng_state, xm.set_rng_state = lambda *_, **__: generator.state, lambda value, *_, **__: generator.set(value)
+    xm.rendezvous = rendezvous
     xm.get_ordinal = xr.global_ordinal = lambda *_: dist.get_rank() if dist.is_initialized() else 0
     xm.xrt_world_size = xr.world_size = lambda *_: dist.get_world_size() if dist.is_initialized() else 1
     xm.get_local_ordinal = xr.local_ordinal = lambda *_: int(os.environ.get("LOCAL_RANK", "0"))
@@ -236,6 +243,25 @@ def _replace_device(torch_xla: Any) -> None:
     if not hasattr(xla_env_vars, "HOST_WORLD_SIZE"):
         xla_env_vars.HOST_WORLD_SIZE = "STAND_IN_HOSTS"
         os.environ.setdefault("STAND_IN_HOSTS", "1")
+
+
+class _Generator:
+    """The device's generator as torch_xla 2.8 was seen to keep it: an unsigned 64-bit number, moved by every sync.
+
+    What is drawn on the device follows from it, so here the host's generator does.
+    """
+
+    def __init__(self) -> None:
+        self.state = 0
+
+    def set(self, state: int) -> None:
+        import torch
+
+        self.state = int(state) % 2**64
+        torch.manual_seed(self.state)
+
+    def move(self) -> None:
+        self.set(7012063 * self.state + 1012031)
 
 
 class _Native:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,7 +55,6 @@ class ToyProcess:
         base.name_or_path = recipe.base_model.id
         adapted: nn.Module = get_peft_model(base, lora_config(recipe))
         set_first_values(dict(adapted.named_parameters()), recipe.training.seed)
-        torch.manual_seed(recipe.training.seed)
         return adapted
 
     def trainable(self, model: nn.Module) -> dict[str, nn.Parameter]:
@@ -89,15 +88,10 @@ class ToyProcess:
     def sync(self) -> None:
         """The chip does what it is told at once."""
 
-    def rng_states(self) -> dict[str, torch.Tensor]:
+    def seed_generators(self, seed: int) -> None:
         import torch
 
-        return {"toy": torch.get_rng_state()}
-
-    def restore_rng(self, states: Mapping[str, torch.Tensor]) -> None:
-        import torch
-
-        torch.set_rng_state(states["toy"])
+        torch.manual_seed(seed)
 
     def save_adapter(self, model: nn.Module, folder: Path) -> None:
         folder.mkdir(parents=True)

@@ -4,6 +4,7 @@ import json
 import logging
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -11,6 +12,9 @@ from neuron_ops.errors import InvalidInput
 from neuron_ops.launch import process
 from neuron_ops.steps.warmup_launcher import RESULT
 from tests.neuron_ops.training.workbench import make_lineage, make_model, make_recipe
+
+if TYPE_CHECKING:
+    from neuron_ops.training.loop import Loop
 
 LOOP, WARM_UP = "neuron_ops.training.loop", "neuron_ops.steps.warmup"
 
@@ -57,6 +61,26 @@ def test_a_short_recipe_has_the_graphs_of_the_long_one(model: Path, length: dict
     assert (short.training.max_steps, short.training.num_train_epochs) == (2, None)
     assert short.training.max_grad_norm == 0.5
     assert short.model_copy(update={"training": recipe.training}) == recipe
+
+
+def test_it_evaluates_a_second_batch_which_adds_to_a_sum_on_the_device(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from neuron_ops.steps import warmup
+
+    recipe, lengths = make_recipe(model), list[int]()
+    lineage = make_lineage(tmp_path, recipe)
+
+    def note_and_visit(loop: "Loop") -> dict[str, float]:
+        lengths.append(len(loop._holdout_rows))
+        return visit_every_graph(loop)
+
+    visit_every_graph = warmup.visit_every_graph
+    monkeypatch.setattr(warmup, "visit_every_graph", note_and_visit)
+
+    warmup.warm_up(lineage, tmp_path)
+
+    assert lengths == [2 * recipe.graph.micro_batch_size]
 
 
 def test_numbers_that_mean_nothing_do_not_end_it(model: Path, tmp_path: Path) -> None:

@@ -36,12 +36,6 @@ def share_words(folder: str) -> None:
     _write(folder, ranks, [ranks.from_first(partial(str, word)) for word in words])
 
 
-def gather(folder: str) -> None:
-    """A tensor of every rank, on every rank."""
-    ranks = _open()
-    _write(folder, ranks, [tensor.tolist() for tensor in ranks.gather(torch.full((2,), ranks.rank))])
-
-
 def fail_on_the_first() -> None:
     """The first rank refuses; no rank may go on."""
     ranks = _open()

@@ -79,13 +79,11 @@ def test_restoring_brings_back_every_bit(lineage: Lineage, backend: CpuProcess, 
 
     state = make_state(lineage, backend)
     save_all(checkpoints, state)
-    expected = torch.rand(3)
     other = make_state(lineage, backend)
 
     step, history = checkpoints.restore_newest(other)
 
     assert (step, history.rows) == (6, HISTORY.rows)
-    assert torch.equal(torch.rand(3), expected), "the random generator continues where it was saved"
     for name, parameter in state.parameters.items():
         assert torch.equal(parameter, other.parameters[name])
         saved, restored = state.optimizer.state[parameter], other.optimizer.state[other.parameters[name]]
@@ -204,4 +202,4 @@ def test_a_checkpoint_holds_tensors_and_text_only(
     (length,) = struct.unpack("<Q", content[:8])
     header = json.loads(content[8 : 8 + length])
     assert json.loads(header.pop("__metadata__")["state"]) == {"step": 6}
-    assert {name.split("/")[0] for name in header} == {"adapter", "optimizer", "rng"}
+    assert {name.split("/")[0] for name in header} == {"adapter", "optimizer"}, "no generator's state"

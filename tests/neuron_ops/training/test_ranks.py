@@ -32,12 +32,6 @@ def test_every_rank_gets_the_first_one_s_words(trainer: Trainer, tmp_path: Path)
     assert found(tmp_path, ended) == [["decided by 0", "é" * 5000, ""]] * 3
 
 
-def test_tensors_are_gathered_in_the_order_of_ranks(trainer: Trainer, tmp_path: Path) -> None:
-    ended = trainer.request([str(tmp_path)], ranks=3, call=f"{PROBES}:gather")
-
-    assert found(tmp_path, ended) == [[[0, 0], [1, 1], [2, 2]]] * 3
-
-
 def test_when_the_first_rank_fails_the_others_end_with_its_status_in_silence(trainer: Trainer) -> None:
     ended = trainer.request([], ranks=3, call=f"{PROBES}:fail_on_the_first")
 
@@ -64,7 +58,6 @@ def test_ranks_without_a_common_folder_save_and_restore_one_checkpoint(trainer: 
 
 
 def test_one_process_alone_needs_no_group() -> None:
-    import torch
 
     from neuron_ops.training.ranks import Ranks
 
@@ -74,4 +67,3 @@ def test_one_process_alone_needs_no_group() -> None:
 
     assert ranks.rank == 0
     assert ranks.from_first(lambda: "word") == "word"
-    assert [tensor.tolist() for tensor in ranks.gather(torch.ones(2))] == [[1.0, 1.0]]
