@@ -70,9 +70,13 @@ class NeuronBackend(Backend):
         instance = self.instance(recipe.hardware)
         variables = {
             **super().environment(recipe),
-            # "Neuron Compiler CLI Reference Guide": both choose optimizations, and both are part of a cached graph's
-            # key.
-            "NEURON_CC_FLAGS": "--model-type=transformer --distribution-strategy=llm-training",
+            # "Neuron Compiler CLI Reference Guide": the first two choose optimizations, and all are part of a cached
+            # graph's key.
+            # --auto-cast: without it float32 matrix products are computed in bfloat16 (same guide, "matmult" is the
+            # default; AWS's page "Neuron Compiler: troubleshooting" names it first for wrong numbers). The rotary
+            # embedding's angles are such a product: of 1,024 positions 513 would stay distinct. So are the adapter's
+            # float32 factors, and all of a model in graph.dtype float32.
+            "NEURON_CC_FLAGS": "--model-type=transformer --distribution-strategy=llm-training --auto-cast=none",
             # "Neuron Runtime configuration". Under torchrun torch_xla gives each process one core by its local rank,
             # which goes before this count; optimum-neuron reads the count.
             "NEURON_RT_NUM_CORES": str(instance.cores),

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from neuron_ops.backends.instances import Instance
+from neuron_ops.backends.neuron_groups import sums_other_heads
 from neuron_ops.errors import InvalidInput
 from neuron_ops.recipe.schema import HardwareSection, Recipe
 
@@ -15,6 +16,7 @@ FLASH_BLOCK = 2048
 """Tokens; the flash kernel takes sequences of a multiple of them only."""
 
 QUERY_KEY_VALUE = frozenset({"q_proj", "k_proj", "v_proj"})
+DIVIDED_SIZES = ("num_attention_heads", "intermediate_size", "vocab_size")
 GATE_UP = frozenset({"gate_proj", "up_proj"})
 
 Config = Mapping[str, Any]  # Any: config.json of a Hugging Face model
@@ -45,7 +47,7 @@ def refuse_model(recipe: Recipe, config: Config, instance: Instance) -> None:
     _refuse_sizes(ranks, config)
     key_values = int(config.get("num_key_value_heads") or config["num_attention_heads"])
     if key_values % ranks:
-        _refuse_shared_heads(recipe, ranks, key_values, instance)
+        _refuse_shared_heads(recipe, config, key_values, instance)
     if recipe.graph.attn_implementation == "flash_attention_2" and config.get("attention_dropout"):
         raise InvalidInput(
             f"graph.attn_implementation is 'flash_attention_2', but the base model's attention_dropout is "
@@ -102,7 +104,7 @@ def _refuse_graph(recipe: Recipe) -> None:
 
 
 def _refuse_sizes(ranks: int, config: Config) -> None:
-    for field in ("num_attention_heads", "intermediate_size", "vocab_size"):
+    for field in DIVIDED_SIZES:
         if not isinstance(config.get(field), int):
             raise InvalidInput(
                 f"The base model's config.json says nothing about {field}, but backend neuron trains Llama "
@@ -115,21 +117,33 @@ def _refuse_sizes(ranks: int, config: Config) -> None:
             )
 
 
-def _refuse_shared_heads(recipe: Recipe, ranks: int, key_values: int, instance: Instance) -> None:
+def _refuse_shared_heads(recipe: Recipe, config: Config, key_values: int, instance: Instance) -> None:
     """Key and value heads that don't divide by the ranks are copied to several of them."""
+    ranks = recipe.hardware.tensor_parallel_size
     if ranks % key_values:
         raise InvalidInput(
             f"hardware.tensor_parallel_size is {ranks}, but the base model's {key_values} key-value heads can neither "
             f"be divided by it nor copied evenly to it. Choose a divisor or a multiple of {key_values}."
         )
-    if instance.chip == "trn2":
-        # optimum-neuron copies K0,K1,K0,K1 over the ranks; on trn2 the gradients are summed as for K0,K0,K1,K1.
+    if sums_other_heads(ranks, key_values, instance):
         raise InvalidInput(
-            f"hardware.tensor_parallel_size is {ranks}, but the base model has {key_values} key-value heads: on trn2 "
-            f"the libraries would train their copies apart. Use at most {key_values}."
+            f"hardware.tensor_parallel_size is {ranks}, but the base model has {key_values} key-value heads: on "
+            f"{recipe.hardware.instance_type} the libraries would sum gradients of different heads. Choose one of "
+            f"{', '.join(map(str, _sizes_that_train_right(config, key_values, instance)))}."
         )
     reason = f"with {ranks} tensor-parallel ranks over {key_values} key-value heads they are one layer"
     _refuse_half(QUERY_KEY_VALUE, recipe, reason)
+
+
+def _sizes_that_train_right(config: Config, key_values: int, instance: Instance) -> list[int]:
+    """Tensor-parallel sizes that no rule about sizes or heads refuses."""
+    dividends = (instance.cores, *(config[field] for field in DIVIDED_SIZES))
+    sizes = [size for size in range(1, instance.cores + 1) if not any(number % size for number in dividends)]
+    return [
+        size
+        for size in sizes
+        if key_values % size == 0 or (size % key_values == 0 and not sums_other_heads(size, key_values, instance))
+    ]
 
 
 def _refuse_half(together: frozenset[str], recipe: Recipe, reason: str) -> None:

@@ -63,8 +63,14 @@ def test_the_flash_kernel_is_for_whole_blocks_of_tokens() -> None:
         (
             {"hardware__tensor_parallel_size": 16, "hardware__instance_type": "ml.trn2.48xlarge"},
             {},
-            ["on trn2", "Use at most 8"],
+            ["on ml.trn2.48xlarge", "gradients of different heads", "Choose one of 1, 2, 4, 8."],
         ),
+        (
+            {"hardware__tensor_parallel_size": 4},
+            {"num_key_value_heads": 2},
+            ["on trn1.32xlarge", "gradients of different heads", "Choose one of 1, 2, 8, 16, 32."],
+        ),
+        ({"hardware__tensor_parallel_size": 4}, {"num_key_value_heads": 1}, ["Choose one of 1, 2, 8, 16, 32."]),
         (
             {"graph__attn_implementation": "flash_attention_2", "graph__sequence_length": 2048},
             {"attention_dropout": 0.1},
@@ -107,7 +113,7 @@ def test_other_backends_take_any_model() -> None:
 def test_trainiums_environment_is_all_derived_from_the_hardware() -> None:
     assert environment(trainium(hardware__threads=4)) == {
         "OMP_NUM_THREADS": "4",
-        "NEURON_CC_FLAGS": "--model-type=transformer --distribution-strategy=llm-training",
+        "NEURON_CC_FLAGS": "--model-type=transformer --distribution-strategy=llm-training --auto-cast=none",
         "NEURON_RT_NUM_CORES": "32",
         "NEURON_RT_STOCHASTIC_ROUNDING_EN": "0",
         "NEURON_RT_ASYNC_EXEC_MAX_INFLIGHT_REQUESTS": "3",
