@@ -26,11 +26,11 @@ import sys
 from neuron_ops.store.artifacts import ArtifactStore
 from neuron_ops.store.raw_datasets import RawDatasets
 from neuron_ops.recipe.file import load_recipe
-from neuron_ops.steps.addresses import Run
+from neuron_ops.steps.addresses import Lineage
 recipe, store, raw = sys.argv[1:]
-run = Run(load_recipe(recipe), ArtifactStore(store), RawDatasets(raw), "demo-v2")
-run.require_before("compiled_graph_cache")
-run.require("compiled_graph_cache").check_sizes()
+lineage = Lineage(load_recipe(recipe), ArtifactStore(store), RawDatasets(raw), "demo-v2")
+lineage.require_inputs("compiled_graph_cache")
+lineage.require("compiled_graph_cache").check_sizes()
 assert "torch" not in sys.modules
 """
 

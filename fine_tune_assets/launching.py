@@ -33,10 +33,10 @@ from neuron_ops.store.artifacts import Artifact
 
 
 class StepFailure(DagsterUserCodeProcessError, Failure):
-    """A failure whose one sentence is all there is to know, and that no other try can mend.
+    """A failure whose one sentence is all there is to know, and that no other try can correct.
 
     The first base is how Dagster lets an exception bring its own error record, here without a stack of Dagster's
-    frames. It also keeps Dagster from retrying, so what another try may mend is a plain Failure.
+    frames. It also keeps Dagster from retrying, so what another try may correct is a plain Failure.
     """
 
     def __init__(self, message: str) -> None:
@@ -56,7 +56,7 @@ def ensure(context: AssetExecutionContext, step: Step, fine_tuning: FineTuning) 
     with _translated(context, fine_tuning):
         lineage = fine_tuning.lineage(context.partition_key if step.partitioned else None)
         # Cheap checks first: torchrun would turn whatever a rank finds into exit code 1.
-        address = lineage.require_before(step.artifact).address
+        address = lineage.require_inputs(step.artifact).address
         found = lineage.find(step.artifact)
         if found is not None:
             found.check_sizes()
@@ -72,7 +72,7 @@ def ensure(context: AssetExecutionContext, step: Step, fine_tuning: FineTuning) 
 def _launch(context: AssetExecutionContext, step: Step, lineage: Lineage, deployment: str) -> None:
     nodes = step.nodes(lineage.recipe)
     in_pods = deployment == "kubernetes" and nodes > 1
-    bound = RestartLimits(
+    limits = RestartLimits(
         restarts=lineage.recipe.hardware.max_restarts if nodes > 1 else 0,
         disruptions=_pods_may_be_taken_away() if in_pods else 0,
     )
@@ -82,12 +82,12 @@ def _launch(context: AssetExecutionContext, step: Step, lineage: Lineage, deploy
             return _in_pods(context, step, lineage, number)
         return _in_processes(context, step, lineage)
 
-    def say(ending: ExitResult) -> None:
-        context.log.warning(f"{_how(step, ending)}. All nodes start again, from the last checkpoint if there is one.")
+    def warn(result: ExitResult) -> None:
+        context.log.warning(f"{_how(step, result)}. All nodes start again, from the last checkpoint if there is one.")
 
-    ending = with_restarts(attempt, bound, say)
-    if ending.status != 0:
-        raise _failure(step, ending, bound if nodes > 1 else None)
+    result = with_restarts(attempt, limits, warn)
+    if result.status != 0:
+        raise _failure(step, result, limits if nodes > 1 else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,19 +101,19 @@ class RestartLimits:
 
 
 def with_restarts(
-    attempt: Callable[[int], ExitResult], bound: RestartLimits, say: Callable[[ExitResult], None]
+    attempt: Callable[[int], ExitResult], limits: RestartLimits, on_restart: Callable[[ExitResult], None]
 ) -> ExitResult:
     """A step on several nodes, which fails as a whole; each restart of a training goes on from its last checkpoint."""
     failures = disruptions = 0
     while True:
-        ending = attempt(failures + disruptions)
-        if ending.disrupted:
+        result = attempt(failures + disruptions)
+        if result.disrupted:
             disruptions += 1
         else:
             failures += 1
-        if ending.final or failures > bound.restarts or disruptions > bound.disruptions:
-            return ending
-        say(ending)
+        if result.final or failures > limits.restarts or disruptions > limits.disruptions:
+            return result
+        on_restart(result)
 
 
 def _in_processes(context: AssetExecutionContext, step: Step, lineage: Lineage) -> ExitResult:
@@ -131,10 +131,10 @@ def _in_processes(context: AssetExecutionContext, step: Step, lineage: Lineage) 
 
 def _in_pods(context: AssetExecutionContext, step: Step, lineage: Lineage, attempt: int) -> ExitResult:
     """In pods of their own, one for each node; this process only waits, so its pod needs no accelerator."""
-    from fine_tune_assets.kubernetes.multi_node.own_pod import open_training  # imports the Kubernetes client
+    from fine_tune_assets.kubernetes.multi_node.own_pod import make_pod_training  # imports the Kubernetes client
 
     name = f"{context.run.run_id[:8]}-{context.op_execution_context.retry_number}-{attempt}"
-    return open_training(step, lineage, name, context.log.info).run()
+    return make_pod_training(step, lineage, name, context.log.info).run()
 
 
 def _pods_may_be_taken_away() -> int:
@@ -143,29 +143,29 @@ def _pods_may_be_taken_away() -> int:
     return load_pods(read_settings().pods).max_disruptions
 
 
-def _failure(step: Step, ending: ExitResult, bound: RestartLimits | None) -> Failure:
-    if ending.error is not None and ending.final:
-        return StepFailure(str(ending.error))
-    if bound is not None:
-        # They are the bound; Dagster's retries would multiply them.
+def _failure(step: Step, result: ExitResult, limits: RestartLimits | None) -> Failure:
+    if result.error is not None and result.final:
+        return StepFailure(str(result.error))
+    if limits is not None:
+        # These are the limits; Dagster's retries would multiply them.
         times = (
-            f"{bound.disruptions} times before (max_disruptions)"
-            if ending.disrupted
-            else f"after {bound.restarts} restarts (hardware.max_restarts)"
+            f"{limits.disruptions} times before (max_disruptions)"
+            if result.disrupted
+            else f"after {limits.restarts} restarts (hardware.max_restarts)"
         )
-        return StepFailure(f"{_how(step, ending)}, {times}.")
-    return Failure(str(ending.error) if ending.error else f"{_how(step, ending)}. Its output is in this step's stderr.")
+        return StepFailure(f"{_how(step, result)}, {times}.")
+    return Failure(str(result.error) if result.error else f"{_how(step, result)}. Its output is in this step's stderr.")
 
 
-def _how(step: Step, ending: ExitResult) -> str:
-    if ending.error is not None or ending.reason:
-        return f"{step.verb} failed: {str(ending.error or ending.reason).rstrip('.')}"
-    if ending.status < 0:
-        hint = " (out of memory is the usual reason for signal 9)" if ending.status == -9 else ""
-        return f"{step.verb} was killed by signal {-ending.status}{hint}"
-    if ending.status > 128:  # a shell's way to say it, and that of neuron_ops.launch.torchrun
-        return f"{step.verb} ended because one of its processes was killed by signal {ending.status - 128}"
-    return f"{step.verb} ended with exit status {ending.status}"
+def _how(step: Step, result: ExitResult) -> str:
+    if result.error is not None or result.reason:
+        return f"{step.verb} failed: {str(result.error or result.reason).rstrip('.')}"
+    if result.status < 0:
+        hint = " (out of memory is the usual reason for signal 9)" if result.status == -9 else ""
+        return f"{step.verb} was killed by signal {-result.status}{hint}"
+    if result.status > 128:  # a shell's way to say it, and that of neuron_ops.launch.torchrun
+        return f"{step.verb} ended because one of its processes was killed by signal {result.status - 128}"
+    return f"{step.verb} ended with exit status {result.status}"
 
 
 def _final_or_not(message: str, retry: bool) -> Failure:

@@ -37,7 +37,7 @@ def new_dataset_version(
     """Compare names, not dates: a listing is sorted by name, and a late version may sort before the others."""
     raw = fine_tuning.raw_datasets()
     known = set(context.instance.get_dynamic_partitions(PARTITIONS_NAME))
-    landed, problems = _look(raw, known)
+    landed, problems = _find_landed(raw, known)
     for problem in problems:
         context.log.warning(problem)
     if not landed:
@@ -61,7 +61,7 @@ def delivery(raw: RawDatasets, version: str, digest: str) -> AssetMaterializatio
     )
 
 
-def _look(raw: RawDatasets, known: set[str]) -> tuple[dict[str, str], list[str]]:
+def _find_landed(raw: RawDatasets, known: set[str]) -> tuple[dict[str, str], list[str]]:
     """New versions with their digests, and why other folders are none."""
     landed: dict[str, str] = {}
     problems: list[str] = []

@@ -92,13 +92,13 @@ def _from_report(prepared: Artifact) -> DataForecast:
 
 def _from_rows(lineage: Lineage, tokenize: bool) -> DataForecast:
     # numpy and tokenizers, some tenths of a second: not for those who only ask about what is finished.
-    from neuron_ops.planning.raw_rows import look_at
+    from neuron_ops.planning.raw_rows import survey
     from neuron_ops.rows.chat import open_chat
 
     dataset, length = lineage.recipe.dataset, lineage.recipe.graph.sequence_length
     with lineage.raw.local(lineage.version) as raw, local_files(lineage, (*TOKENIZER_FILES, "config.json")) as model:
         chat = open_chat(model, dataset) if model is not None and tokenize else None
-        found = look_at(raw, dataset, length, chat)
+        found = survey(raw, dataset, length, chat)
     return _Estimate(lineage.recipe, found).plan()
 
 

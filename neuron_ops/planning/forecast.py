@@ -1,6 +1,6 @@
-"""The whole plan of one recipe for one dataset version, and the verdict: go, or no-go with what to change.
+"""The whole forecast of one recipe for one dataset version, and the verdict: go, or no-go with what to change.
 
-What a step would refuse is refused here by the same functions. How a plan looks belongs to `report`.
+What a step would refuse is refused here by the same functions. How a forecast is shown belongs to `report`.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -79,7 +79,7 @@ class Forecast:
 
 
 def make_forecast(lineage: Lineage, *, read_rows: bool = True, has_hub_token: bool = True) -> Forecast:
-    """Plan everything that can be planned, and collect every problem instead of stopping at the first.
+    """Forecast everything that can be, and collect every problem instead of stopping at the first.
 
     Without `read_rows`, data counts only once it is prepared. `has_hub_token` is False where none is known to be there.
 
@@ -88,10 +88,10 @@ def make_forecast(lineage: Lineage, *, read_rows: bool = True, has_hub_token: bo
         Unavailable: the store did not answer.
     """
     lineage.raw.digest(lineage.version)
-    return _Planner(lineage, read_rows, has_hub_token).forecast()
+    return _Forecaster(lineage, read_rows, has_hub_token).forecast()
 
 
-class _Planner:
+class _Forecaster:
     """One forecast in the making, and the problems found so far."""
 
     def __init__(self, lineage: Lineage, read_rows: bool, has_hub_token: bool) -> None:

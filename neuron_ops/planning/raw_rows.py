@@ -67,7 +67,7 @@ class RawRows:
 
 
 @dataclass(slots=True)
-class _Look:
+class _Counts:
     """What is counted while the rows pass, and the sample: each row is in it with equal chance."""
 
     train: int = 0
@@ -91,28 +91,28 @@ class _Look:
             self.sample[place] = conversation
 
 
-def look_at(folder: Path, section: DatasetSection, sequence_length: int, chat: "Chat | None") -> RawRows:
+def survey(folder: Path, section: DatasetSection, sequence_length: int, chat: "Chat | None") -> RawRows:
     """Read a dataset version's rows and foretell what `prepare` makes of them.
 
     Raises:
         InvalidInput: what `prepare` would refuse.
     """
-    screening, look = Screening(section, chat), _Look()
+    screening, counts = Screening(section, chat), _Counts()
     for conversation in screening.conversations(islice(read_rows(folder), MAX_ROWS)):
-        look.add(conversation, section.holdout_fraction)
-    read, kept = screening.rows_read, look.train + look.holdout
-    sampled = None if chat is None else _tokenize(look.sample, section, sequence_length, chat, screening.rejected)
+        counts.add(conversation, section.holdout_fraction)
+    read, kept = screening.rows_read, counts.train + counts.holdout
+    sampled = None if chat is None else _tokenize(counts.sample, section, sequence_length, chat, screening.rejected)
     check_rejected(section, read, screening.rejected)
     rows = read if read < MAX_ROWS else count_rows(folder)
-    is_complete = sampled is not None and rows == read and len(look.sample) == kept
+    is_complete = sampled is not None and rows == read and len(counts.sample) == kept
     if sampled is not None and is_complete:
         train, holdout = sampled.held_out.count(False), sampled.held_out.count(True)
     else:
-        fit = len(sampled.lengths) / max(len(look.sample), 1) if sampled is not None else 1.0
-        train, holdout = (ceil(number * rows / read * fit) for number in (look.train, look.holdout))
+        fit = len(sampled.lengths) / max(len(counts.sample), 1) if sampled is not None else 1.0
+        train, holdout = (ceil(number * rows / read * fit) for number in (counts.train, counts.holdout))
     check_splits(section, train, holdout)
     return RawRows(
-        rows, train, holdout, look.text_bytes / kept, look.answer_bytes / kept, sampled, is_complete=is_complete
+        rows, train, holdout, counts.text_bytes / kept, counts.answer_bytes / kept, sampled, is_complete=is_complete
     )
 
 

@@ -90,18 +90,18 @@ def find_end_of_turn(tokenizer: Tokenizer, template: ChatTemplate, probe: Sequen
         raise InvalidInput(
             f"Chat template {template.name} leaves out what the assistant says. Choose another dataset.chat_template."
         )
-    ending = rest.strip()
-    if not ending:
+    end_of_turn = rest.strip()
+    if not end_of_turn:
         raise InvalidInput(
             f"Chat template {template.name} ends the assistant's turn with nothing, so the model could not learn to "
             "stop. Correct the template, or choose another dataset.chat_template."
         )
-    first = tokenizer.encode(ending, add_special_tokens=False).ids[0]
+    first = tokenizer.encode(end_of_turn, add_special_tokens=False).ids[0]
     added = tokenizer.get_added_tokens_decoder().get(first)
     if added is None:
         raise InvalidInput(
-            f"Chat template {template.name} ends the assistant's turn with {ending!r}, which is not a single token of "
-            "this tokenizer. Choose a dataset.chat_template whose special tokens are in the vocabulary."
+            f"Chat template {template.name} ends the assistant's turn with {end_of_turn!r}, which is not a single "
+            "token of this tokenizer. Choose a dataset.chat_template whose special tokens are in the vocabulary."
         )
     return SpecialToken(added.content, first)
 

@@ -86,8 +86,13 @@ class Lineage:
             )
         return found
 
-    def require_before(self, artifact: str) -> Provenance:
-        """The plan of an artifact that is about to be made: also what it only waits for must be finished."""
+    def require_inputs(self, artifact: str) -> Provenance:
+        """The provenance of an artifact that is about to be made; what it only waits for must be finished too.
+
+        Raises:
+            MissingArtifact: something that it reads or waits for was never finished.
+            InvalidInput: that failed a blocking check, or the base model does not fit the recipe.
+        """
         step = BY_ARTIFACT[artifact]
         for name in step.waits_for:
             self.require(name)

@@ -33,7 +33,7 @@ def build(lineage: Lineage, out: Path) -> program.StepResult:
 
 def _compile(lineage: Lineage, out: Path, chosen: Compiler) -> program.StepResult:
     chosen.require()
-    _say_why(lineage)
+    _log_why(lineage)
     # Not a temporary directory, which a killed compilation would leave for ever, with gigabytes in it.
     with node_local_folder(f"compile-{program.launch_name()}", fill=lambda folder: None) as scratch:
         world = warmup_layout(lineage.recipe)
@@ -57,7 +57,7 @@ def _nothing(out: Path, reason: str) -> program.StepResult:
     return program.StepResult(metrics={"graphs": 0, "reason": reason})
 
 
-def _say_why(lineage: Lineage) -> None:
+def _log_why(lineage: Lineage) -> None:
     nearest = lineage.nearest("compiled_graph_cache")
     if nearest is None:
         log.info("compiling, because nothing was compiled for this base model or any other here yet")

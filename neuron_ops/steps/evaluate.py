@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 PROBE_ROWS = 2
 """Held-out sequences whose logits are compared between merged and base + adapter."""
 
-# Root mean square, not the largest: on the demo model a right merge moves the logits by 0.1 % (judged in float32) to
+# Root mean square, not the largest: on the demo model a right merge moves the logits by 0.1 % (computed in float32) to
 # 0.5 % (in bfloat16) of their size, a scale of 2 by 40 %, one projection left out by 14 %. The largest difference
 # would be 0.3 to 2 % against 5 % for a weak adapter merged at twice its scale.
 LOGIT_TOLERANCE_ULPS = 4
@@ -59,7 +59,7 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Judgement:
+class ModelEvaluation:
     """One model on the held-out rows."""
 
     losses: torch.Tensor
@@ -68,7 +68,7 @@ class Judgement:
 
 
 def build(lineage: Lineage, out: Path) -> program.StepResult:
-    """Judge base and merged model and write report.json and report.md."""
+    """Evaluate base and merged model and write report.json and report.md."""
     recipe = lineage.recipe
     with (
         lineage.require("tokenized_dataset").local() as data,
@@ -77,23 +77,23 @@ def build(lineage: Lineage, out: Path) -> program.StepResult:
         lineage.require("merged_model").local() as merged,
     ):
         rows, prompts = Rows(data / "holdout"), _read_prompts(data, recipe.evaluation)
-        judge = Judge(recipe, rows, prompts)
-        base_model = judge.load(base)
+        evaluator = Evaluator(recipe, rows, prompts)
+        base_model = evaluator.load(base)
         tokenizer = AutoTokenizer.from_pretrained(merged)
-        before = judge.judge(base_model, tokenizer)
-        expected = judge.logits(PeftModel.from_pretrained(base_model, str(adapter)))
+        before = evaluator.evaluate(base_model, tokenizer)
+        expected = evaluator.logits(PeftModel.from_pretrained(base_model, str(adapter)))
         del base_model
-        merged_model = judge.load(merged)
-        after = judge.judge(merged_model, tokenizer)
-        proof = _compare_logits(expected, judge.logits(merged_model), _epsilon(merged, recipe.graph.dtype))
-    verdict = _verdict(before, after, rows, recipe.evaluation)
-    _write_report(out, verdict, prompts, before, after)
-    log.info("held-out loss: base %.4f, tuned %.4f", verdict["base_loss"], verdict["tuned_loss"])
-    metrics: dict[str, Scalar] = {**verdict, "min_improvement": recipe.evaluation.min_improvement}
+        merged_model = evaluator.load(merged)
+        after = evaluator.evaluate(merged_model, tokenizer)
+        proof = _compare_logits(expected, evaluator.logits(merged_model), _epsilon(merged, recipe.graph.dtype))
+    comparison = _compare_models(before, after, rows, recipe.evaluation)
+    _write_report(out, comparison, prompts, before, after)
+    log.info("held-out loss: base %.4f, tuned %.4f", comparison["base_loss"], comparison["tuned_loss"])
+    metrics: dict[str, Scalar] = {**comparison, "min_improvement": recipe.evaluation.min_improvement}
     return program.StepResult(metrics=metrics, verdicts={"merged_equals_base_plus_adapter": proof})
 
 
-class Judge:
+class Evaluator:
     """The same rows and prompts for every model."""
 
     def __init__(self, recipe: Recipe, rows: Rows, prompts: Sequence[Prompt]) -> None:
@@ -115,12 +115,12 @@ class Judge:
         return model.to(self._device).eval()
 
     @torch.no_grad()
-    def judge(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> Judgement:
+    def evaluate(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> ModelEvaluation:
         """Loss of every held-out sequence, and an answer to every prompt."""
         schedule = Schedule(seed=0, micro_batch=1, accumulation=1, ranks=1, rank=0)
         losses = [self._summed_loss(model, batch) for batch in schedule.evaluation(self._rows)]
         answers = tuple(self._answer(model, tokenizer, prompt) for prompt in self._prompts)
-        return Judgement(torch.tensor(losses, dtype=torch.float64), answers)
+        return ModelEvaluation(torch.tensor(losses, dtype=torch.float64), answers)
 
     def _summed_loss(self, model: PreTrainedModel, batch: Batch) -> float:
         placed = {name: value.to(self._device) for name, value in batch.items()}
@@ -171,7 +171,9 @@ def _question(row: dict[str, list[dict[str, str]]]) -> str:
     return next(message["content"] for message in reversed(row["messages"]) if message["role"] == "user")
 
 
-def _verdict(before: Judgement, after: Judgement, rows: Rows, section: EvaluationSection) -> dict[str, float]:
+def _compare_models(
+    before: ModelEvaluation, after: ModelEvaluation, rows: Rows, section: EvaluationSection
+) -> dict[str, float]:
     """Losses in nats per token; the error is the standard error of their paired difference over sequences."""
     tokens = torch.from_numpy(rows.supervised).double()
     total = float(tokens.sum())
@@ -213,16 +215,16 @@ def _epsilon(folder: Path, computed: str) -> float:
 
 
 def _write_report(
-    out: Path, verdict: dict[str, float], prompts: Sequence[Prompt], before: Judgement, after: Judgement
+    out: Path, comparison: dict[str, float], prompts: Sequence[Prompt], before: ModelEvaluation, after: ModelEvaluation
 ) -> None:
     answers = [
         {"question": prompt.text, "reference": prompt.reference, "base": old.text, "tuned": new.text}
         for prompt, old, new in zip(prompts, before.answers, after.answers, strict=True)
     ]
-    report = {"losses": verdict, "answers": answers}
+    report = {"losses": comparison, "answers": answers}
     (out / "report.json").write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     lines = ["| | base | tuned |", "|---|---|---|"]
-    lines += [f"| held-out loss (nats per token) | {verdict['base_loss']:.4f} | {verdict['tuned_loss']:.4f} |"]
+    lines += [f"| held-out loss (nats per token) | {comparison['base_loss']:.4f} | {comparison['tuned_loss']:.4f} |"]
     for index, answer in enumerate(answers, 1):
         lines += ["", f"**Prompt {index}**", "", _quote(answer["question"])]
         lines += ["", f"*base:* {_inline(answer['base'])}", "", f"*tuned:* {_inline(answer['tuned'])}"]

@@ -18,7 +18,7 @@ from neuron_ops.store.node_local import node_local_folder
 
 log = logging.getLogger(__name__)
 
-EndAtOnce = Callable[[OpsError], None]
+EndProcess = Callable[[OpsError], None]
 
 
 @dataclass(slots=True)
@@ -36,28 +36,28 @@ class GraphCacheUse:
 
 
 @contextlib.contextmanager
-def compiled_graphs(lineage: Lineage, launch_name: str, end_at_once: EndAtOnce) -> Iterator[GraphCacheUse]:
+def compiled_graphs(lineage: Lineage, launch_name: str, end_at_once: EndProcess) -> Iterator[GraphCacheUse]:
     """Give the compiler the published cache, before anything that compiles is imported, and count misses.
 
     `launch_name` is what the processes of this training on this machine share. `end_at_once` ends this process from
     another thread.
     """
     artifact, chosen = lineage.require("compiled_graph_cache"), compiler(lineage.recipe)
-    ready = GraphCacheUse(str(artifact.address), chosen)
+    use = GraphCacheUse(str(artifact.address), chosen)
     if chosen is None:
-        yield ready
+        yield use
         return
     name = f"{artifact.address.fingerprint}-{launch_name}"
     with node_local_folder(name, lambda folder: _fill(folder, artifact, chosen)) as cache:
         chosen.point_at(cache)
         with chosen.counting(cache, _on_miss(artifact, end_at_once)) as count:
-            yield ready
-            ready.compiled = count()
-    if ready.compiled:
-        log.warning("training compiled %d graphs that %s does not hold", ready.compiled, ready.address)
+            yield use
+            use.compiled = count()
+    if use.compiled:
+        log.warning("training compiled %d graphs that %s does not hold", use.compiled, use.address)
 
 
-def _on_miss(artifact: Artifact, end_at_once: EndAtOnce) -> OnMiss:
+def _on_miss(artifact: Artifact, end_at_once: EndProcess) -> OnMiss:
     """End a training that would compile on every core; unless there was no cache to begin with, and it has to."""
 
     def on_miss(graph: str, why: str) -> None:

@@ -11,7 +11,7 @@ log = logging.getLogger(__name__)
 
 
 def build(lineage: Lineage, out: Path) -> program.StepResult:
-    """Tokenize the run's dataset version with the base model's tokenizer."""
+    """Tokenize the lineage's dataset version with the base model's tokenizer."""
     recipe = lineage.recipe
     with lineage.raw.local(lineage.version) as raw, lineage.require("base_model").local() as model:
         report = prepare_dataset(raw, model, recipe.dataset, recipe.graph.sequence_length, out, log.info)

@@ -57,7 +57,7 @@ class StepResult:
 
 
 Build = Callable[[Lineage, Path], StepResult]
-"""Fills a folder for the run's dataset version."""
+"""Fills a folder with the artifact of a lineage."""
 
 
 def main(verb: str, build: Build) -> None:
@@ -122,7 +122,7 @@ def _start_every_process(step: Step, lineage: Lineage) -> None:
     if "RANK" in os.environ or not takes_several(step, lineage.recipe):
         return
     # What they would find missing or finished is known before they start.
-    if lineage.store.find(lineage.require_before(step.artifact).address) is None:
+    if lineage.store.find(lineage.require_inputs(step.artifact).address) is None:
         argv = world_command(step, sys.argv[1:])
         os.execv(argv[0], argv)
 
@@ -133,7 +133,7 @@ def make(step: Step, lineage: Lineage, build: Build) -> None:
     Raises:
         OpsError: what the step, its inputs or the store found wrong.
     """
-    provenance = lineage.require_before(step.artifact)
+    provenance = lineage.require_inputs(step.artifact)
     if lineage.store.find(provenance.address) is not None:
         log.info("%s is finished already; nothing to do", provenance.address)
         return
@@ -145,10 +145,10 @@ def make(step: Step, lineage: Lineage, build: Build) -> None:
             if _rank() == 0:
                 _publish(step, lineage, provenance, writer, result, time.monotonic() - started)
     except (OSError, OpsError):
-        # The run that finishes first removes what slower ones were writing; to them that looks like a vanished folder.
+        # Whoever finishes first removes what slower writers were writing; to them that looks like a vanished folder.
         if lineage.store.find(provenance.address) is None:
             raise
-        log.info("another run finished %s first; its files are used", provenance.address)
+        log.info("another process finished %s first; its files are used", provenance.address)
 
 
 def _publish(
@@ -208,7 +208,8 @@ def _peak_rss() -> int | None:
 def parse(step: Step, words: Sequence[str]) -> argparse.Namespace:
     """The flags of a step, the same for each; exits with a word on usage where they are wrong."""
     parser = argparse.ArgumentParser(
-        prog=f"python -m neuron_ops.{step.verb}", description=f"Makes {step.artifact} and publishes it in the store."
+        prog=f"python -m neuron_ops.steps.{step.verb}",
+        description=f"Makes {step.artifact} and publishes it in the store.",
     )
     add_places(parser)
     parser.add_argument("--dataset-version", required=step.partitioned, help="the dataset version, such as demo-v1")
@@ -223,7 +224,7 @@ def add_places(parser: argparse.ArgumentParser) -> None:
 
 
 def open_lineage(arguments: argparse.Namespace) -> Lineage:
-    """The run that the flags describe."""
+    """The lineage that the flags describe."""
     store = ArtifactStore(arguments.store)
     raw = RawDatasets(arguments.raw or f"{store.url}/raw")
     return Lineage(load_recipe(arguments.recipe), store, raw, getattr(arguments, "dataset_version", None))

@@ -20,9 +20,9 @@ from neuron_ops.training.watchdog import Watchdog
 
 def build(lineage: Lineage, out: Path) -> program.StepResult:
     """Train with the graphs that `compile` made."""
-    with compiled_graphs(lineage, program.launch_name(), program.end_at_once) as ready:
+    with compiled_graphs(lineage, program.launch_name(), program.end_at_once) as graphs:
         loop = _train(lineage, out)
-    return _product(loop, ready)
+    return _result(loop, graphs)
 
 
 def _train(lineage: Lineage, out: Path) -> Loop:
@@ -51,8 +51,8 @@ def _train(lineage: Lineage, out: Path) -> Loop:
     return loop
 
 
-def _product(loop: Loop, ready: GraphCacheUse) -> program.StepResult:
-    return program.StepResult(metrics={**loop.metrics(), **ready.metrics()})
+def _result(loop: Loop, graphs: GraphCacheUse) -> program.StepResult:
+    return program.StepResult(metrics={**loop.metrics(), **graphs.metrics()})
 
 
 if __name__ == "__main__":

@@ -26,7 +26,8 @@ from neuron_ops.training.watchdog import Watchdog
 
 log = logging.getLogger("neuron_ops.steps.warmup")  # as a program, this module has another name
 
-STEPS = 2
+NUM_STEPS = 2
+"""Optimizer steps of a warm-up."""
 # The second batch adds to a sum that the device already holds. On lazy torch_xla 2.8 that was once another graph than
 # the first batch's; a warm-up of one batch lacked it, and training ended before step 1.
 EVALUATED_BATCHES = 2
@@ -40,8 +41,9 @@ def visit_every_graph(loop: Loop) -> dict[str, float]:
         "second_step_seconds": _timed(lambda: loop.train_step(1)),
     }
     loop.read_losses()
-    log.info("%d steps took %.2f s and %.2f s", STEPS, seconds["first_step_seconds"], seconds["second_step_seconds"])
-    loop.evaluate(STEPS)
+    first, second = seconds["first_step_seconds"], seconds["second_step_seconds"]
+    log.info("%d steps took %.2f s and %.2f s", NUM_STEPS, first, second)
+    loop.evaluate(NUM_STEPS)
     return seconds
 
 
@@ -52,7 +54,7 @@ def _timed(part: Callable[[], None]) -> float:
 
 
 def warm_up(lineage: Lineage, out: Path) -> None:
-    """Visit every graph with the run's base model, and leave the seconds it took in `out`."""
+    """Visit every graph with the lineage's base model, and leave the seconds it took in `out`."""
     recipe, process = shorten(lineage.recipe), open_backend(lineage.recipe)
     model = shared_copy(lineage.require("base_model"), program.launch_name(), verify=False)
     with model as base, tempfile.TemporaryDirectory() as folder:
@@ -74,7 +76,7 @@ def shorten(recipe: Recipe) -> Recipe:
     The rate of a recipe's own last step may be zero, a constant of its own to a compiler; and the few rows of a warm-up
     say nothing about epochs.
     """
-    short = recipe.training.model_copy(update={"max_steps": STEPS, "num_train_epochs": None})
+    short = recipe.training.model_copy(update={"max_steps": NUM_STEPS, "num_train_epochs": None})
     return recipe.model_copy(update={"training": short})
 
 
@@ -82,8 +84,8 @@ def _write_rows(folder: Path, recipe: Recipe, process: BackendProcess, base: Pat
     """Just enough of them: EVALUATED_BATCHES, and every micro-batch of the steps."""
     size = recipe.graph.micro_batch_size * process.data_parallel_size
     vocabulary = read_shape(read_config(base), str(base / CONFIG)).vocabulary
-    train = size * recipe.graph.gradient_accumulation_steps * STEPS
-    write_rows(folder, recipe, vocabulary, train=train, holdout=size * EVALUATED_BATCHES)
+    num_training_rows = size * recipe.graph.gradient_accumulation_steps * NUM_STEPS
+    write_rows(folder, recipe, vocabulary, train=num_training_rows, holdout=size * EVALUATED_BATCHES)
 
 
 def main() -> None:

@@ -87,11 +87,11 @@ def _run(argv: list[str], lineage: Lineage, compiler: Compiler, cache: Path) -> 
         if status != 0:
             raise SystemExit(status if status > 0 else 128 - status)
         return "".join(lines)
-    ending = process.run(argv, variables, _show_and_keep(lines))
-    if ending.error is not None:
-        raise ending.error
-    if ending.status != 0:
-        how = f"was killed by signal {-ending.status}" if ending.status < 0 else f"ended with status {ending.status}"
+    ended = process.run(argv, variables, _show_and_keep(lines))
+    if ended.error is not None:
+        raise ended.error
+    if ended.status != 0:
+        how = f"was killed by signal {-ended.status}" if ended.status < 0 else f"ended with status {ended.status}"
         raise Unavailable(f"The warm-up of the compiler {how}. Its output is in this step's stderr.")
     return "".join(lines)
 

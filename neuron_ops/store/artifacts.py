@@ -138,7 +138,7 @@ class Writer:
                 raise
         artifact = self._store.require(self.address)
         if artifact.manifest.data != self._data:
-            log.info("another run finished %s first; its files are used and this run's are removed", self.address)
+            log.info("another process finished %s first; its files are used and this one's are removed", self.address)
         # Also this writer's own files, unless the manifest names them: S3 may say "it exists" of a manifest that its
         # own first try created, when the answer to that try was lost.
         self._store.sweep(artifact)
@@ -269,7 +269,7 @@ class ArtifactStore:
                 self.files.remove(f"{artifact.address}/{name}")
         try:
             self.files.abort_uploads(str(artifact.address))
-        except InvalidInput as error:  # a right that only tidying needs
+        except InvalidInput as error:  # a right that only sweeping needs
             log.warning("uploads that killed writers left below %s stay: %s", artifact.address, error)
 
     def _is_published(self, address: Address, data: str) -> bool:

@@ -18,8 +18,6 @@ from neuron_ops.errors import InvalidInput
 
 READY = ".ready"
 
-Fill = Callable[[Path], None]
-
 
 def node_local_root() -> Path:
     """Where this user's node-local folders are on this machine."""
@@ -27,7 +25,7 @@ def node_local_root() -> Path:
 
 
 @contextlib.contextmanager
-def node_local_folder(name: str, fill: Fill, root: Path | None = None) -> Iterator[Path]:
+def node_local_folder(name: str, fill: Callable[[Path], None], root: Path | None = None) -> Iterator[Path]:
     """The node-local folder `name`, filled, while this process uses it.
 
     Raises:
@@ -60,7 +58,7 @@ def _make_private(root: Path) -> None:
         )
 
 
-def _enter(folder: Path, fill: Fill) -> int:
+def _enter(folder: Path, fill: Callable[[Path], None]) -> int:
     """A shared lock on a folder that is filled; by this process, unless another one did."""
     while True:
         descriptor = _open(folder)
@@ -78,7 +76,7 @@ def _enter(folder: Path, fill: Fill) -> int:
         os.close(descriptor)
 
 
-def _fill(folder: Path, fill: Fill) -> None:
+def _fill(folder: Path, fill: Callable[[Path], None]) -> None:
     """Alone with the folder: whatever is in it belongs to processes that are gone."""
     for child in folder.iterdir():
         shutil.rmtree(child) if child.is_dir() else child.unlink()

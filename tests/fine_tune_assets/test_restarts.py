@@ -42,4 +42,4 @@ def test_it_starts_again_while_that_may_help_and_within_its_bound(
 
 
 def test_without_restarts_it_starts_once() -> None:
-    assert with_restarts(attempts(CRASHED), RestartLimits(), lambda ending: None) is CRASHED
+    assert with_restarts(attempts(CRASHED), RestartLimits(), lambda result: None) is CRASHED

@@ -55,7 +55,7 @@ class Observer:
         """The verdict on one Job; call it for each of the run's Jobs at each look."""
         watch = self._watches.setdefault(job, Watch(self._limits))
         try:
-            snapshot = self._look()
+            snapshot = self._current_snapshot()
             if self._launched.get(job, float("-inf")) >= snapshot.taken:
                 return NO_ACTION
             pods = [pod for pod in snapshot.pods if job_of(pod) == job]
@@ -86,7 +86,7 @@ class Observer:
         jobs = self.client.find_all("Job", labels=self._selector)
         return [name for name in unfinished(jobs) if self.client.delete("Job", name)]
 
-    def _look(self) -> Snapshot:
+    def _current_snapshot(self) -> Snapshot:
         now = self._clock()
         if self._snapshot is None or now - self._snapshot.taken >= self._limits.check_interval_seconds / 2:
             self._snapshot = Snapshot(now, self.client.find_all("Pod", labels=self._selector))

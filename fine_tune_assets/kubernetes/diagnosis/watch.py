@@ -41,7 +41,7 @@ def team_limits(pods: Pods) -> Limits:
 class Verdict:
     """What should happen now; nothing, when all is well and nothing is new."""
 
-    say: str | None = None
+    message: str | None = None
     """News for the event log."""
     failure: str | None = None
     """Why the step has failed."""
@@ -128,7 +128,7 @@ class Watch:
         if text == self._said and not repeats:
             return NO_ACTION
         self._said, self._said_at = text, now
-        return Verdict(say=text)
+        return Verdict(message=text)
 
 
 def _where(state: Running, disruptions: int) -> str:

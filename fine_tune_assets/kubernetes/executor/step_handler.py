@@ -82,8 +82,8 @@ class PodStepHandler(K8sStepHandler):
             return self._fail(step_handler_context, job, str(refused), refused.retry)
         observer = self.observer(step_handler_context)
         verdict = observer.verdict(job)
-        if verdict.say:
-            self._say(step_handler_context, verdict.say)
+        if verdict.message:
+            self._log_event(step_handler_context, verdict.message)
         if verdict.failure is None:
             return CheckStepHealthResult.healthy()
         return self._fail(step_handler_context, job, observer.conclude(job, verdict), verdict.retry)
@@ -91,7 +91,7 @@ class PodStepHandler(K8sStepHandler):
     def terminate_step(self, step_handler_context: StepHandlerContext) -> Iterator[DagsterEvent]:
         """Delete the step's Job with its pods."""
         job = self._get_k8s_step_job_name(step_handler_context)
-        self._say(step_handler_context, f"Deletes Kubernetes job {job}.")
+        self._log_event(step_handler_context, f"Deletes Kubernetes job {job}.")
         self.observer(step_handler_context).client.delete("Job", job)
         yield from ()
 
@@ -153,7 +153,7 @@ class PodStepHandler(K8sStepHandler):
         DagsterEvent.step_failure_event(context.get_step_context(self._get_step_key(context)), error)
         return CheckStepHealthResult.healthy()
 
-    def _say(self, context: StepHandlerContext, text: str) -> None:
+    def _log_event(self, context: StepHandlerContext, text: str) -> None:
         job = self._get_k8s_step_job_name(context)
         data = EngineEventData(metadata={"Kubernetes Job name": job})
         DagsterEvent.engine_event(context.get_step_context(self._get_step_key(context)), text, data)
@@ -171,7 +171,7 @@ def _fine_tuning(context: StepHandlerContext, step: Step) -> FineTuning:
 
 def _is_finished(step: Step, lineage: Lineage) -> bool:
     try:
-        lineage.require_before(step.artifact)
+        lineage.require_inputs(step.artifact)
         return lineage.find(step.artifact) is not None
     except MissingArtifact:
         return False  # the step itself says what to materialize first

@@ -43,12 +43,12 @@ class Seen:
 
 @dataclass(slots=True)
 class PodTraining:
-    """One attempt. `say` takes news for the event log, `write` the lines of the pods' logs."""
+    """One attempt. `report` takes news for the event log, `write` the lines of the pods' logs."""
 
     training: Training
     client: Client
     limits: Limits
-    say: Callable[[str], None]
+    report: Callable[[str], None]
     write: Callable[[str], None]
     clock: Callable[[], float] = time.monotonic
     """What the limits are measured with, in seconds."""
@@ -76,7 +76,7 @@ class PodTraining:
     def _create(self) -> None:
         for manifest in manifests(self.training):
             until_answered(partial(self.client.create, manifest["kind"], manifest))
-        self.say(f"{self._kind} {self.training.name} was created: {self._num_nodes} pods, one for each node")
+        self.report(f"{self._kind} {self.training.name} was created: {self._num_nodes} pods, one for each node")
 
     def _follow(self, logs: Logs) -> ExitResult:
         while True:
@@ -88,7 +88,7 @@ class PodTraining:
     def _check(self, logs: Logs) -> ExitResult | None:
         """Look once; the result if the training has ended."""
         try:
-            seen = self._look()
+            seen = self._observe()
             logs.follow(seen.pods)
             outcome = job_outcome(seen.job)
             self._remember(seen)
@@ -121,8 +121,8 @@ class PodTraining:
         return self._watches.setdefault(key, Watch(self.limits))
 
     def _act(self, verdict: Verdict) -> ExitResult | None:
-        if verdict.say:
-            self.say(verdict.say)
+        if verdict.message:
+            self.report(verdict.message)
         if verdict.failure is None:
             return None
         if verdict.retry:
@@ -133,7 +133,7 @@ class PodTraining:
         self._first_pods = {**{node_number(pod): pod for pod in seen.pods}, **self._first_pods}
         done = {node_number(pod) for pod in seen.pods if phase(pod) == "Succeeded"} - self._done
         for node in sorted(done):
-            self.say(f"node {node} has done its part")
+            self.report(f"node {node} has done its part")
         self._done |= done
 
     def _gone(self, seen: Seen) -> list[Object]:
@@ -154,7 +154,7 @@ class PodTraining:
         failures: dict[int, Failure] = {}
         deadline = self.clock() + self.limits.settle_seconds
         while True:
-            seen = until_answered(self._look)
+            seen = until_answered(self._observe)
             logs.follow(seen.pods)
             for found in self._failures(seen):
                 failures.setdefault(found.node, found)
@@ -180,7 +180,7 @@ class PodTraining:
             return Ended(f"{named(gone[0], self._num_nodes)} was deleted", deleted=True)
         return earliest or end
 
-    def _look(self) -> Seen:
+    def _observe(self) -> Seen:
         job = self.client.find(self._kind, self.training.name)
         return Seen(job, self._pods())
 
@@ -192,7 +192,7 @@ class PodTraining:
             try:
                 self.client.delete(manifest["kind"], manifest["metadata"]["name"])
             except OpsError as error:
-                self.say(f"{error} It goes when the pod of this step goes.")
+                self.report(f"{error} It goes when the pod of this step goes.")
 
     def _wait_until_gone(self) -> None:
         deadline = self.clock() + self.limits.gone_seconds

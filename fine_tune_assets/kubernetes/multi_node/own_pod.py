@@ -20,7 +20,7 @@ PROGRESS = re.compile(r"\[node 0\] \d\d:\d\d:\d\d (__main__|neuron_ops\S*) (?P<m
 """What a step's program logs, in the form of neuron_ops.steps.program; only the first rank logs its progress."""
 
 
-def open_training(step: Step, lineage: Lineage, attempt: str, say: Callable[[str], None]) -> PodTraining:
+def make_pod_training(step: Step, lineage: Lineage, attempt: str, report: Callable[[str], None]) -> PodTraining:
     """The training of a step in this pod; `attempt` makes its name unique in the namespace.
 
     Raises:
@@ -47,9 +47,9 @@ def open_training(step: Step, lineage: Lineage, attempt: str, say: Callable[[str
         sys.stdout.write(line)
         sys.stdout.flush()
         if progress := PROGRESS.match(line):
-            say(progress["message"])
+            report(progress["message"])
 
-    return PodTraining(training, client, team_limits(load_pods(settings.pods)), say, write)
+    return PodTraining(training, client, team_limits(load_pods(settings.pods)), report, write)
 
 
 def _own_pod(setting: str | None) -> tuple[str, str]:

@@ -68,14 +68,14 @@ class Looks:
         return self.until(name, lambda verdict: verdict.failure is not None)
 
     def until_said(self, name: str, words: str) -> Verdict:
-        return self.until(name, lambda verdict: words in (verdict.say or ""))
+        return self.until(name, lambda verdict: words in (verdict.message or ""))
 
     def until(self, name: str, done: Any, seconds: float = 120.0) -> Verdict:
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             verdict = self.observer.verdict(name)
-            if verdict.say:
-                self.said.append(verdict.say)
+            if verdict.message:
+                self.said.append(verdict.message)
             if done(verdict):
                 return verdict
             if verdict.failure is not None:

@@ -32,7 +32,7 @@ def finish_all(lineage: Lineage, manifests: dict[str, dict[str, Any]] | None = N
     """
     addresses = {}
     for step in STEPS:
-        wanted = lineage.require_before(step.artifact)
+        wanted = lineage.require_inputs(step.artifact)
         if lineage.store.find(wanted.address) is None:
             contents = CONTENTS.get(step.artifact, {"content": step.artifact.encode()})
             fields = {"reads": wanted.reads, "inputs": wanted.inputs, **(manifests or {}).get(step.artifact, {})}

@@ -63,11 +63,13 @@ def finish(publish: Any) -> Finish:
     """Publish what a step would make. The contents differ from address to address, as a step's usually do."""
 
     def finish(lineage: Lineage, artifact: str, files: dict[str, bytes] | None = None, **fields: Any) -> Artifact:
-        plan = lineage.require_before(artifact)
+        provenance = lineage.require_inputs(artifact)
         if files is None:
             own = "best.json" if artifact == "lora_checkpoints" else "content"
-            files = {own: plan.address.fingerprint.encode(), **NAMED_FILES.get(artifact, {})}
-        made: Artifact = publish(lineage.store, plan.address, files, reads=plan.reads, inputs=plan.inputs, **fields)
+            files = {own: provenance.address.fingerprint.encode(), **NAMED_FILES.get(artifact, {})}
+        made: Artifact = publish(
+            lineage.store, provenance.address, files, reads=provenance.reads, inputs=provenance.inputs, **fields
+        )
         return made
 
     return finish
@@ -207,10 +209,10 @@ def test_training_waits_for_the_compiled_graphs_without_depending_on_them(
     planned = lineage.provenance("lora_checkpoints").address
 
     with pytest.raises(MissingArtifact, match="compiled_graph_cache was never finished"):
-        lineage.require_before("lora_checkpoints")
+        lineage.require_inputs("lora_checkpoints")
     finish(lineage, "compiled_graph_cache")
 
-    assert lineage.require_before("lora_checkpoints").address == planned
+    assert lineage.require_inputs("lora_checkpoints").address == planned
 
 
 def _check(passed: bool) -> dict[str, Any]:
@@ -303,4 +305,4 @@ def test_a_model_that_the_hardware_cannot_train_is_refused_before_a_step_starts(
     finish(lineage, "tokenized_dataset")
 
     with pytest.raises(InvalidInput, match="intermediate_size of 11000 cannot be divided"):
-        lineage.require_before("compiled_graph_cache")
+        lineage.require_inputs("compiled_graph_cache")

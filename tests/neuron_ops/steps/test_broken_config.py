@@ -81,7 +81,7 @@ def test_a_step_that_books_an_accelerator(damaged: tuple[Path, type[OpsError]], 
         publish_files(lineage.store, lineage.provenance(name).address, {"file": b""})
 
     with pytest.raises(error, match=r"config\.json"):
-        lineage.require_before(artifact)
+        lineage.require_inputs(artifact)
 
 
 def _rows(folder: Path) -> Path:
@@ -95,10 +95,10 @@ def _prepare(folder: Path) -> None:
 
 
 def _evaluate(folder: Path) -> None:
-    from neuron_ops.steps.evaluate import Judge  # torch and peft: only who runs this test pays them
+    from neuron_ops.steps.evaluate import Evaluator  # torch and peft: only who runs this test pays them
 
     no_rows: Any = None  # the model is loaded before any row is read
-    Judge(load_recipe("tiny_llama_cpu"), no_rows, prompts=()).load(folder)
+    Evaluator(load_recipe("tiny_llama_cpu"), no_rows, prompts=()).load(folder)
 
 
 @pytest.mark.parametrize("reads", [_prepare, _evaluate])

@@ -51,7 +51,9 @@ def lineage(model: Path, tmp_path: Path) -> Lineage:
     return lineage
 
 
-def judge(lineage: Lineage, model: Path, folder: Path, *, merged_scale: float = 1.0, sign: float = 1.0) -> Artifact:
+def evaluate_adapter(
+    lineage: Lineage, model: Path, folder: Path, *, merged_scale: float = 1.0, sign: float = 1.0
+) -> Artifact:
     """Evaluate the last checkpoint's adapter (times `sign`), merged at `merged_scale` times its own scale."""
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
@@ -91,7 +93,7 @@ def check(artifact: Artifact, name: str) -> CheckRecord:
 def test_the_losses_are_those_that_training_measured(lineage: Lineage, model: Path, tmp_path: Path) -> None:
     evaluations = history_of(lineage.require("lora_checkpoints")).evaluations()
 
-    artifact = judge(lineage, model, tmp_path)
+    artifact = evaluate_adapter(lineage, model, tmp_path)
 
     metrics = artifact.manifest.metrics
     assert metrics["base_loss"] == pytest.approx(evaluations[0], rel=1e-6)
@@ -106,13 +108,13 @@ def test_the_losses_are_those_that_training_measured(lineage: Lineage, model: Pa
 def test_an_adapter_merged_at_another_scale_is_noticed(
     scale: float, lineage: Lineage, model: Path, tmp_path: Path
 ) -> None:
-    artifact = judge(lineage, model, tmp_path, merged_scale=scale)
+    artifact = evaluate_adapter(lineage, model, tmp_path, merged_scale=scale)
 
     assert not check(artifact, "merged_equals_base_plus_adapter").passed
 
 
 def test_a_model_worse_than_its_base_is_stopped(lineage: Lineage, model: Path, tmp_path: Path) -> None:
-    artifact = judge(lineage, model, tmp_path, sign=-1.0)
+    artifact = evaluate_adapter(lineage, model, tmp_path, sign=-1.0)
 
     assert check(artifact, "merged_equals_base_plus_adapter").passed
     assert not check(artifact, "better_than_base").passed
@@ -121,7 +123,7 @@ def test_a_model_worse_than_its_base_is_stopped(lineage: Lineage, model: Path, t
 
 
 def test_the_report_shows_every_prompt_answered_by_both(lineage: Lineage, model: Path, tmp_path: Path) -> None:
-    artifact = judge(lineage, model, tmp_path)
+    artifact = evaluate_adapter(lineage, model, tmp_path)
 
     report = json.loads(artifact.read("report.json"))
 
@@ -141,7 +143,7 @@ def test_no_words_of_a_model_or_a_row_can_break_the_report(tmp_path: Path) -> No
 
     from neuron_ops.steps import evaluate
 
-    said = evaluate.Judgement(torch.zeros(1), (evaluate.Answer(NASTY, stopped=False),))
+    said = evaluate.ModelEvaluation(torch.zeros(1), (evaluate.Answer(NASTY, stopped=False),))
     prompt = evaluate.Prompt(text=NASTY, rendered=NASTY, reference=NASTY)
 
     evaluate._write_report(tmp_path, {"base_loss": 1.0, "tuned_loss": 0.5}, [prompt], said, said)
@@ -180,8 +182,8 @@ def answer(recipe: Recipe, speaker: LlamaForCausalLM, folder: Path) -> evaluate.
 
     make_rows(folder, number=1, seed=0)
     prompt = evaluate.Prompt(text="?", rendered="<bos> w1", reference="…")
-    examiner = evaluate.Judge(recipe, Rows(folder), [prompt])
-    return examiner._answer(speaker, make_tokenizer(), prompt)
+    evaluator = evaluate.Evaluator(recipe, Rows(folder), [prompt])
+    return evaluator._answer(speaker, make_tokenizer(), prompt)
 
 
 def test_an_answer_ends_at_the_end_of_turn(model: Path, recipe: Recipe, tmp_path: Path) -> None:
@@ -220,9 +222,9 @@ def test_a_model_that_a_gpu_trained_is_judged_where_there_is_none(lineage: Linea
 
     recipe = make_recipe(model, hardware__backend="cuda", evaluation__threads=2)
     with lineage.require("tokenized_dataset").local() as data:
-        judge = evaluate.Judge(recipe, Rows(data / "holdout"), ())
+        evaluator = evaluate.Evaluator(recipe, Rows(data / "holdout"), ())
 
-        judgement = judge.judge(judge.load(model), make_tokenizer())
+        evaluation = evaluator.evaluate(evaluator.load(model), make_tokenizer())
 
-    assert torch.isfinite(judgement.losses).all()
+    assert torch.isfinite(evaluation.losses).all()
     assert torch.get_num_threads() == 2

@@ -49,7 +49,7 @@ def test_a_step_that_was_overtaken_ends_well_with_the_winners_files(lineage: Lin
     """The winner sweeps the slower writer's folder away while that one is still writing into it."""
     plan = lineage.provenance("base_model")
 
-    def overtaken(_run: Lineage, out: Path) -> steps_program.StepResult:
+    def overtaken(_lineage: Lineage, out: Path) -> steps_program.StepResult:
         winner: Artifact = publish(lineage.store, plan.address, {"content": b"winner"})
         assert not out.exists()
         (out / "content").write_bytes(b"too late")
@@ -63,7 +63,7 @@ def test_a_step_that_was_overtaken_ends_well_with_the_winners_files(lineage: Lin
 
 
 def test_a_disk_error_is_not_taken_for_a_winner(lineage: Lineage) -> None:
-    def full(_run: Lineage, _out: Path) -> steps_program.StepResult:
+    def full(_lineage: Lineage, _out: Path) -> steps_program.StepResult:
         raise OSError(28, "No space left on device")
 
     with pytest.raises(OSError, match="No space left"):

@@ -17,8 +17,8 @@ def test_a_pod_that_runs_is_announced_with_its_node(cluster: Cluster, looks: Loo
 
     verdict = looks.until_said("train", "Runs: pod")
 
-    assert verdict.say is not None
-    assert verdict.say.endswith("on node node-a.")
+    assert verdict.message is not None
+    assert verdict.message.endswith("on node node-a.")
 
 
 def test_an_accelerator_that_no_node_has_is_named_in_the_schedulers_words(cluster: Cluster, looks: Looks) -> None:

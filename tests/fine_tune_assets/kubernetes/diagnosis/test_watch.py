@@ -16,7 +16,7 @@ def _judge(watch: Watch, state: State, now: float, *pods: str) -> Verdict:
 def test_a_reason_to_wait_is_said_at_once_and_again_every_five_minutes() -> None:
     watch = Watch(LIMITS)
 
-    said = [_judge(watch, UNSCHEDULABLE, now).say for now in (0.0, 15.0, REPEAT_SECONDS)]
+    said = [_judge(watch, UNSCHEDULABLE, now).message for now in (0.0, 15.0, REPEAT_SECONDS)]
 
     sentence = "Waits: pod train-x1 cannot be scheduled: 0/3 nodes are available."
     assert said == [sentence, None, sentence]
@@ -25,7 +25,7 @@ def test_a_reason_to_wait_is_said_at_once_and_again_every_five_minutes() -> None
 def test_a_running_pod_is_announced_once() -> None:
     watch = Watch(LIMITS)
 
-    said = [_judge(watch, RUNS, now).say for now in (0.0, 15.0, 10 * REPEAT_SECONDS)]
+    said = [_judge(watch, RUNS, now).message for now in (0.0, 15.0, 10 * REPEAT_SECONDS)]
 
     assert said == ["Runs: pod train-x1 on node node-a.", None, None]
 
@@ -98,7 +98,7 @@ def test_a_replaced_pod_is_announced_and_counted() -> None:
 
     moved = _judge(watch, Running("pod train-x2", "node-b"), 60.0, "x1", "x2")
 
-    assert moved.say == "Runs: pod train-x2 on node node-b, started again after disruption 1."
+    assert moved.message == "Runs: pod train-x2 on node node-b, started again after disruption 1."
 
 
 def test_disruptions_are_bounded() -> None:
@@ -113,7 +113,7 @@ def test_disruptions_are_bounded() -> None:
 
 
 def test_a_node_that_stopped_reporting_is_said() -> None:
-    said = _judge(Watch(LIMITS), Running("pod train-x1", "node-a", silent=True), 0.0).say
+    said = _judge(Watch(LIMITS), Running("pod train-x1", "node-a", silent=True), 0.0).message
 
     assert said == "Node node-a has stopped reporting; pod train-x1 may be lost with it."
 
@@ -126,7 +126,7 @@ def test_a_permission_that_is_missing_for_a_moment_ends_no_step() -> None:
     again = watch.unseen("not allowed to list pods", 50.0, refused=True)
 
     assert [verdict.failure for verdict in (*refused, seen, again)] == [None] * 4
-    assert refused[0].say == "Waits to see its pod: not allowed to list pods"
+    assert refused[0].message == "Waits to see its pod: not allowed to list pods"
 
 
 def test_a_permission_that_stays_away_does() -> None:

@@ -58,7 +58,7 @@ def test_an_interrupted_training_leaves_nothing(bench: Bench) -> None:
     def interrupt(line: str) -> None:
         raise KeyboardInterrupt(line)
 
-    training.say = interrupt
+    training.report = interrupt
     with pytest.raises(KeyboardInterrupt):
         training.run()
 

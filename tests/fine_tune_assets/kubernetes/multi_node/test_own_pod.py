@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from fine_tune_assets.kubernetes.multi_node.own_pod import open_training
+from fine_tune_assets.kubernetes.multi_node.own_pod import make_pod_training
 from fine_tune_assets.kubernetes.pods.settings import load_pods
 from neuron_ops.errors import InvalidInput
 from neuron_ops.launch.torchrun import RENDEZVOUS_SECONDS
@@ -35,7 +35,7 @@ def test_the_team_s_pending_timeout_bounds_a_training_on_several_nodes(
     monkeypatch.setenv("FINE_TUNE_PODS", "pending_timeout_seconds: 2\ncheck_interval_seconds: 1\n")
     said: list[str] = []
 
-    result = open_training(BY_VERB["train"], lineage, "1", said.append).run()
+    result = make_pod_training(BY_VERB["train"], lineage, "1", said.append).run()
 
     assert str(result.error).startswith("it did not run within 2 seconds (pending_timeout_seconds): node ")
     assert "cannot be scheduled: 0/2 nodes are available" in str(result.error)
@@ -58,8 +58,8 @@ def test_a_process_that_is_in_no_pod_cannot_start_others(
 
     monkeypatch.setenv("FINE_TUNE_OWN_POD", f"{cluster.namespace}/nobody")
     with pytest.raises(InvalidInput, match="There is no pod 'nobody' in namespace 'default'"):
-        open_training(BY_VERB["train"], lineage, "1", print)
+        make_pod_training(BY_VERB["train"], lineage, "1", print)
 
     monkeypatch.delenv("FINE_TUNE_OWN_POD")
     with pytest.raises(InvalidInput, match="this process is in no pod"):
-        open_training(BY_VERB["train"], lineage, "1", print)
+        make_pod_training(BY_VERB["train"], lineage, "1", print)
