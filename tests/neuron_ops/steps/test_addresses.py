@@ -10,7 +10,7 @@ import pytest
 from neuron_ops.errors import InvalidInput, MissingArtifact
 from neuron_ops.recipe.file import load_recipe
 from neuron_ops.steps.addresses import Lineage, published_model
-from neuron_ops.steps.table import BY_ARTIFACT, BY_VERB, RAW_DATASET, STEPS, upstream
+from neuron_ops.steps.table import RAW_DATASET, STEPS
 from neuron_ops.store.artifacts import Artifact, ArtifactStore
 from neuron_ops.store.raw_datasets import RawDatasets
 
@@ -279,14 +279,6 @@ def test_a_changed_input_is_explained_by_its_digests(make_lineage: MakeLineage, 
 
     changed = make_lineage(dataset__system_prompt="Be brief.")
     assert differences(changed, "tokenized_dataset") == ["dataset.system_prompt: '' -> 'Be brief.'"]
-
-
-def test_every_artifact_is_made_by_one_step_from_artifacts_made_before() -> None:
-    assert len(BY_ARTIFACT) == len(BY_VERB) == len(STEPS)
-    made = {RAW_DATASET}
-    for step in STEPS:
-        assert set(upstream(step)) <= made
-        made.add(step.artifact)
 
 
 def test_a_model_that_the_hardware_cannot_train_is_refused_before_a_step_starts(

@@ -283,3 +283,14 @@ def start_server(folder: Path, module: str = "tests.neuron_ops.training.fork_ser
     program, root = [sys.executable, "-m", module], Path(__file__).parents[3]
     server = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=root)
     return Trainer(folder, server, **fields)
+
+
+def assert_nothing_is_left_over(lineage: Lineage) -> None:
+    """Every folder is a finished artifact, or belongs to one."""
+    fresh = open_lineage(Path(lineage.store.url).parent, lineage.recipe)
+    artifact, kept = fresh.find("lora_checkpoints"), checkpoints_of(fresh)
+    expected = {*kept, *(("manifest.json", artifact.manifest.data) if artifact else ())}
+    address = fresh.provenance("lora_checkpoints").address
+    assert set(fresh.store.files.children(str(address))) == expected
+    for part in kept.values():
+        assert set(fresh.store.files.children(str(part.address))) == {"manifest.json", part.manifest.data}
