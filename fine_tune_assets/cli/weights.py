@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -51,9 +51,23 @@ def _number(context: click.Context, parameter: click.Parameter, value: float) ->
     callback=_number,
     help="Largest weights file of a full model, in GB.",
 )
+@click.option(
+    "--replicas",
+    default="equal",
+    show_default=True,
+    type=click.Choice(["equal", "first"]),
+    help="A full model's tensors whose copies differ between ranks: refuse them, or take the first rank's.",
+)
 @click.option("--dry-run", is_flag=True, help="Check everything and say what would be written; write nothing.")
 def consolidate(
-    checkpoint: Path, out: Path, base_model: str, revision: str | None, adapter: str, max_shard_gb: float, dry_run: bool
+    checkpoint: Path,
+    out: Path,
+    base_model: str,
+    revision: str | None,
+    adapter: str,
+    max_shard_gb: float,
+    replicas: Literal["equal", "first"],
+    dry_run: bool,
 ) -> None:
     """Turn CHECKPOINT into the new folder OUT, which PEFT or transformers loads.
 
@@ -69,6 +83,7 @@ def consolidate(
             base_model=BaseModelName(base_model, revision),
             adapter=adapter,
             max_shard_bytes=int(max_shard_gb * 1e9),
+            replicas=replicas,
             progress=progress,
             dry_run=dry_run,
         )
@@ -79,6 +94,11 @@ def consolidate(
         f"{report.num_tensors} tensors, {report.num_parameters:,} parameters, "
         f"{report.num_replicas_compared} replicas compared"
     )
+    for difference in report.differing:
+        click.echo(
+            f"{difference.name}: the first rank's copy; the others differ by at most {difference.largest:.3g} where "
+            f"values reach {difference.magnitude:.3g}"
+        )
 
 
 @click.command()

@@ -8,7 +8,8 @@ adapter equals the model that was trained. So it is compared, bit by bit, each t
 from pathlib import Path
 
 from neuron_ops.errors import CorruptArtifact, InvalidInput
-from neuron_ops.weights.neuron_checkpoint import check_replicas, read_neuron_checkpoint
+from neuron_ops.weights.neuron_checkpoint import read_neuron_checkpoint
+from neuron_ops.weights.replicas import check_replicas
 
 
 def check_adapter_replicas(adapter: Path) -> None:

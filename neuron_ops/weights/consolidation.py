@@ -16,6 +16,7 @@ from neuron_ops.errors import InvalidInput, MissingArtifact
 from neuron_ops.models.config import read_config
 from neuron_ops.weights.byte_ranges import FileDigest, copy_file, file_digest
 from neuron_ops.weights.folders import check_can_be_made, check_free_space, check_not_taken, new_folder
+from neuron_ops.weights.fused_patterns import check_fused_patterns
 from neuron_ops.weights.lora import (
     CONFIG_NAME,
     WEIGHTS_NAME,
@@ -25,9 +26,10 @@ from neuron_ops.weights.lora import (
     read_adapter,
     read_adapter_config,
 )
-from neuron_ops.weights.neuron_checkpoint import NeuronCheckpoint, check_replicas, read_neuron_checkpoint
+from neuron_ops.weights.neuron_checkpoint import NeuronCheckpoint, read_neuron_checkpoint
 from neuron_ops.weights.neuron_layout import Assembly
 from neuron_ops.weights.piece_writer import PieceWriter
+from neuron_ops.weights.replicas import Difference, check_model_replicas, check_replicas
 from neuron_ops.weights.safetensors_io import INDEX_NAME, TensorEntry, TensorSpec, parse_safetensors, read_model_folder
 from neuron_ops.weights.safetensors_writer import (
     SafetensorsWriter,
@@ -40,6 +42,9 @@ from neuron_ops.weights.safetensors_writer import (
 
 Progress = Callable[[int, int], None]
 """Called with the bytes done and the bytes in all."""
+
+ReplicaChoice = Literal["equal", "first"]
+"""Refuse copies that differ, or take the first rank's."""
 
 # State of the training run, not of the model; pickles among them are never carried on.
 _TRAINING_FILES = {"README.md", "trainer_state.json", "trn_config.json", "done", "checkpoint"}
@@ -66,6 +71,8 @@ class ConsolidateReport:
     num_parameters: int
     num_replicas_compared: int
     files: tuple[FileDigest, ...]
+    differing: tuple[Difference, ...] = ()
+    """Tensors of a full model whose copies differ: the first rank's were taken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,17 +91,20 @@ def consolidate_checkpoint(
     base_model: BaseModelName,
     adapter: str = "default",
     max_shard_bytes: int = 5 * 10**9,
+    replicas: ReplicaChoice = "equal",
     progress: Progress | None = None,
     dry_run: bool = False,
 ) -> ConsolidateReport:
     """Write the adapter or model in `checkpoint` to the new folder `out`, or write nothing at all.
+
+    `replicas` says what becomes of a full model's tensors whose copies differ; an adapter with such is always refused.
 
     Raises:
         MissingArtifact: the folder holds no checkpoint that is known, or one that was never finished.
         InvalidInput: its contents are not one adapter or model; or `out` is taken, cannot be made, or has no room.
         CorruptArtifact: a file is cut short, or ranks disagree about a tensor of which they hold copies.
     """
-    plan = _plan(checkpoint, base_model, adapter, max_shard_bytes)
+    plan = _plan(checkpoint, base_model, adapter, max_shard_bytes, replicas)
     check_not_taken(out)
     size = sum(file.bytes for file in plan.report.files)
     if dry_run:
@@ -107,7 +117,9 @@ def consolidate_checkpoint(
     return replace(plan.report, files=tuple(files))
 
 
-def _plan(checkpoint: Path, base_model: BaseModelName, adapter: str, max_shard_bytes: int) -> _Plan:
+def _plan(
+    checkpoint: Path, base_model: BaseModelName, adapter: str, max_shard_bytes: int, replicas: ReplicaChoice
+) -> _Plan:
     if (checkpoint / f"adapter_{adapter}" / "adapter_shards").is_dir():
         return _sharded_adapter(checkpoint / f"adapter_{adapter}", base_model, adapter)
     if (checkpoint / "adapter_shards").is_dir():
@@ -115,7 +127,7 @@ def _plan(checkpoint: Path, base_model: BaseModelName, adapter: str, max_shard_b
     if (folder := find_adapter_folder(checkpoint, adapter)) is not None:
         return _whole_adapter(folder, base_model)
     if (checkpoint / "shards").is_dir():
-        return _sharded_model(checkpoint, max_shard_bytes)
+        return _sharded_model(checkpoint, max_shard_bytes, replicas)
     if any(checkpoint.glob("model*.safetensors")):
         return _whole_model(checkpoint)
     others = sorted(path.name for path in checkpoint.glob("adapter_*")) if checkpoint.is_dir() else []
@@ -131,6 +143,7 @@ def _sharded_adapter(folder: Path, base_model: BaseModelName, adapter: str) -> _
     source = read_neuron_checkpoint(folder / "adapter_shards", adapter)
     if not source.assemblies:
         raise InvalidInput(f"{folder} holds no tensor of adapter {adapter!r}. Name the adapter that was trained.")
+    check_fused_patterns(folder / CONFIG_NAME, config, source.fusions)
     check_replicas(source)
     specs = in_file_order(map(_spec, source.assemblies))
     header = encode_header(specs)
@@ -145,10 +158,10 @@ def _sharded_adapter(folder: Path, base_model: BaseModelName, adapter: str) -> _
     return _Plan(_report("adapter", source, [_file(WEIGHTS_NAME, size), _file(CONFIG_NAME, len(text))]), write)
 
 
-def _sharded_model(checkpoint: Path, max_shard_bytes: int) -> _Plan:
+def _sharded_model(checkpoint: Path, max_shard_bytes: int, replicas: ReplicaChoice) -> _Plan:
     read_config(checkpoint)  # without a usable one the result would not be a model
     source = read_neuron_checkpoint(checkpoint / "shards", None)
-    check_replicas(source)
+    differing = check_model_replicas(source, take_first=replicas == "first")
     shards = split_into_shards([_spec(assembly) for assembly in source.assemblies], max_shard_bytes)
     shards = [(name, in_file_order(specs)) for name, specs in shards]
     others = list(_model_files(checkpoint))
@@ -162,7 +175,8 @@ def _sharded_model(checkpoint: Path, max_shard_bytes: int) -> _Plan:
 
     files = [_file(name, file_bytes(specs)) for name, specs in shards]
     files += [_file(INDEX_NAME, len(index))] if index is not None else []
-    return _Plan(_report("model", source, files + [_file(path.name, path.stat().st_size) for path in others]), write)
+    files += [_file(path.name, path.stat().st_size) for path in others]
+    return _Plan(replace(_report("model", source, files), differing=differing), write)
 
 
 def _whole_adapter(folder: Path, base_model: BaseModelName) -> _Plan:

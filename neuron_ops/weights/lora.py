@@ -47,15 +47,15 @@ class Adapter:
 
     def scaling(self, module: str) -> float:
         """PEFT's factor of B@A for `module` (its name in the base model): alpha / r, or alpha / sqrt(r) for rsLoRA."""
-        alpha = float(_pattern_value(self.config.get("alpha_pattern"), module, self.config.get("lora_alpha", 8)))
+        alpha = float(pattern_value(self.config.get("alpha_pattern"), module, self.config.get("lora_alpha", 8)))
         rank = self.rank(module)
         return alpha / math.sqrt(rank) if self.config.get("use_rslora") else alpha / rank
 
     def rank(self, module: str) -> int:
-        return int(_pattern_value(self.config.get("rank_pattern"), module, self.config.get("r", 8)))
+        return int(pattern_value(self.config.get("rank_pattern"), module, self.config.get("r", 8)))
 
 
-def _pattern_value(patterns: Mapping[str, Any] | None, module: str, default: Any) -> Any:
+def pattern_value(patterns: Mapping[str, Any] | None, module: str, default: Any) -> Any:
     """The first pattern that matches the end of the module's name (`peft.utils.other.get_pattern_key`)."""
     for pattern, value in (patterns or {}).items():
         if re.match(rf"(.*\.)?({pattern})$", module):

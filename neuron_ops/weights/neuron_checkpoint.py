@@ -2,7 +2,8 @@
 
 A save has one metadata file per pipeline stage and one tensor file per stage and tensor-parallel rank. The files of a
 pipeline run hold every adapter tensor, most of them stale: only the metadata says which belong to a stage. Anything
-incomplete or contradictory is refused here; the pieces found are copied by `consolidate`.
+incomplete or contradictory is refused here. Whether copies agree belongs to replicas; the pieces found are copied by
+`consolidate`.
 """
 
 import json
@@ -13,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from neuron_ops.errors import CorruptArtifact, InvalidInput, MissingArtifact
-from neuron_ops.weights.byte_ranges import STREAM_BYTES, OpenFile
-from neuron_ops.weights.neuron_layout import Assembly, Layout, Piece, Ranks, Rebuilt, Replicas, parse_spec
+from neuron_ops.weights.neuron_layout import Assembly, Fusion, Layout, Ranks, Rebuilt, Replicas, parse_spec
 from neuron_ops.weights.neuron_layout import partitioned as rebuild_partitioned
 from neuron_ops.weights.neuron_layout import replicated as rebuild_replicated
 from neuron_ops.weights.torch_zip import StoredTensor, read_torch_file
@@ -36,6 +36,8 @@ class NeuronCheckpoint:
     assemblies: tuple[Assembly, ...]
     """Sorted by name."""
     replicas: tuple[Replicas, ...]
+    fusions: tuple[Fusion, ...]
+    """Layers that were trained as one and become several."""
 
 
 def read_neuron_checkpoint(shards: Path, adapter: str | None) -> NeuronCheckpoint:
@@ -64,31 +66,8 @@ def read_neuron_checkpoint(shards: Path, adapter: str | None) -> NeuronCheckpoin
             if kept != assembly
         ]
     ordered = tuple(assemblies[name] for name in sorted(assemblies))
-    return NeuronCheckpoint(shards, len(files[0]), len(files), ordered, tuple(replicas))
-
-
-def check_replicas(checkpoint: NeuronCheckpoint) -> None:
-    """Refuse a checkpoint whose ranks disagree about a tensor of which they hold copies.
-
-    Raises:
-        CorruptArtifact: they do.
-    """
-    with _FileCache() as files:
-        differing = {
-            replicas.name for replicas in checkpoint.replicas if not _same_bytes(files, replicas.first, replicas.second)
-        }
-    if not differing:
-        return
-    names = sorted(differing)
-    total = len({replicas.name for replicas in checkpoint.replicas})
-    raise CorruptArtifact(
-        f"{checkpoint.path}: {len(names)} of {total} tensors of which tensor-parallel ranks hold copies differ "
-        f"between the ranks: {', '.join(names[:4])}{', …' if len(names) > 4 else ''}. Either the files come from "
-        "different steps, or the run had a known defect of optimum-neuron 0.4: with sequence parallelism (its default) "
-        "the gradients of replicated LoRA factors are not reduced over the tensor-parallel ranks, so the copies drift "
-        "apart and no consolidated adapter equals the trained model. Train again with the factors marked "
-        "sequence_parallel_enabled and zero_1=False."
-    )
+    fusions = tuple(fusion for stage in stages for fusion in stage.fusions)
+    return NeuronCheckpoint(shards, len(files[0]), len(files), ordered, tuple(replicas), fusions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +77,7 @@ class _Stage:
     consumed: set[str]
     held: set[str]
     """Every name in the stage's files."""
+    fusions: list[Fusion]
 
 
 def _find_rank_files(shards: Path) -> list[list[Path]]:
@@ -140,6 +120,7 @@ def _read_stage(shards: Path, stage: int, paths: list[Path], adapter: str | None
         [replicas for part in rebuilt for replicas in part.replicas],
         consumed | wanted.keys(),
         set().union(*ranks),
+        [layout.fusion for layout in layouts if f"{layout.fusion.layer}.lora_A.weight" in wanted],
     )
 
 
@@ -236,31 +217,3 @@ def _check_nothing_left(shards: Path, stages: list[_Stage]) -> None:
             f"{shards}: no metadata file claims {len(left)} tensors of the rank files: {', '.join(left[:4])}. A "
             "pipeline stage's files are missing, or the metadata is of another run. Copy the whole checkpoint again."
         )
-
-
-class _FileCache(dict[Path, OpenFile]):
-    """Files opened on first use and closed together."""
-
-    def __missing__(self, path: Path) -> OpenFile:
-        self[path] = OpenFile(path)
-        return self[path]
-
-    def __enter__(self) -> "_FileCache":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for file in self.values():
-            file.close()
-
-
-def _same_bytes(files: _FileCache, first: Piece, second: Piece) -> bool:
-    if first.stop - first.start != second.stop - second.start:
-        return False
-    step = max(1, STREAM_BYTES // max(1, first.tensor.row_bytes))
-    return all(
-        first.tensor.read(files[first.tensor.path], first.start + row, min(first.start + row + step, first.stop))
-        == second.tensor.read(
-            files[second.tensor.path], second.start + row, min(second.start + row + step, second.stop)
-        )
-        for row in range(0, first.stop - first.start, step)
-    )

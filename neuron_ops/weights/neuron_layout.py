@@ -63,6 +63,14 @@ class Rebuilt:
     """The sharded names that need no further treatment."""
 
 
+@dataclass(frozen=True, slots=True)
+class Fusion:
+    """A layer that was trained as one, and the linear layers of the original model that it stands for."""
+
+    layer: str
+    linears: tuple[str, ...]
+
+
 def whole(tensor: StoredTensor, axis: int = 0) -> Piece:
     return Piece(tensor, 0, tensor.shape[axis] if tensor.shape else 1)
 
@@ -88,6 +96,10 @@ class FusedLinears:
     linears: tuple[str, ...]
     sizes: tuple[int, ...]
     """Output sizes of the original linears."""
+
+    @property
+    def fusion(self) -> Fusion:
+        return Fusion(self.fused, self.linears)
 
     def undo(self, ranks: Ranks) -> Iterator[Rebuilt]:
         for suffix in ("weight", "bias", "lora_B.weight", "lora_B.bias"):
@@ -134,6 +146,11 @@ class GroupedQueries:
     repeat: int
     q_rows: int
     kv_rows: int
+
+    @property
+    def fusion(self) -> Fusion:
+        linears = (self.query, self.key, self.value)
+        return Fusion(f"{self.module}.{self.qkv}", tuple(f"{self.module}.{linear}" for linear in linears))
 
     def undo(self, ranks: Ranks) -> Iterator[Rebuilt]:
         prefix = f"{self.module}.{self.qkv}."

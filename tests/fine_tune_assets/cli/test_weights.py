@@ -63,6 +63,23 @@ def test_a_full_model_is_split_at_the_size_that_was_asked_for(typed: Typed, tmp_
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
 
 
+def test_which_copies_were_taken_is_said_on_the_command_line(typed: Typed, tmp_path: Path) -> None:
+    import torch
+
+    checkpoint = Path(shutil.copytree(FIXTURES / "e_full_tp2_pt" / "checkpoint-4", tmp_path / "checkpoint"))
+    path = checkpoint / "shards" / "model" / "dp_rank_00_tp_rank_01_pp_rank_00.pt"
+    tensors = torch.load(path, weights_only=True)
+    tensors["model.norm.weight"][0] += 0.0625
+    torch.save(tensors, path)
+
+    refused = typed("consolidate", checkpoint, tmp_path / "out", *NAMED)
+    made = typed("consolidate", checkpoint, tmp_path / "out", *NAMED, "--replicas", "first")
+
+    assert refused.exit_code == 2, refused.output
+    assert made.exit_code == 0, made.output
+    assert "model.norm.weight: the first rank's copy; the others differ by at most 0.0625" in made.stdout
+
+
 @pytest.mark.parametrize("case", ["a_tp2_qv_pt", "e_full_tp2_pt", "peft", "transformers"])
 def test_a_dry_consolidation_foresees_the_files_and_writes_nothing(case: str, typed: Typed, tmp_path: Path) -> None:
     source = {"peft": ADAPTER, "transformers": BASE}.get(case, FIXTURES / case / "checkpoint-4")

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from neuron_ops.weights.neuron_checkpoint import NeuronCheckpoint, check_replicas, read_neuron_checkpoint
+from neuron_ops.weights.neuron_checkpoint import NeuronCheckpoint, read_neuron_checkpoint
+from neuron_ops.weights.replicas import check_replicas
 
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "neuron_checkpoints"
 RANK_FILE = "model/dp_rank_00_tp_rank_0{}_pp_rank_00.pt"

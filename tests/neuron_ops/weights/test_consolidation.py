@@ -180,3 +180,44 @@ def test_optimizer_files_of_zero_are_neither_read_nor_needed(tmp_path: Path) -> 
 
     expected = FIXTURES / "e_full_tp2_pt" / "expected" / "consolidated" / "model.safetensors"
     assert (out / "model.safetensors").read_bytes() == expected.read_bytes()
+
+
+def edit_config(checkpoint: Path, **fields: object) -> None:
+    path = checkpoint / "adapter_default" / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+
+@pytest.mark.parametrize(
+    ("case", "fields", "words"),
+    [
+        ("b_tp2_all_pt", {"alpha_pattern": {"gate_proj": 32}}, ["gate_proj 32", "part of gate_up_proj with 8"]),
+        ("b_tp2_all_pt", {"rank_pattern": {"layers.1.mlp.up_proj": 2}}, ["layers.1.mlp.up_proj 2", "with 4"]),
+        ("c_tp4_kv2_all_pt", {"alpha_pattern": {"v_proj": 16}}, ["v_proj 16", "part of qkv_proj with 8"]),
+    ],
+)
+def test_a_pattern_for_a_part_of_a_fused_layer_says_what_was_not_trained(
+    case: str, fields: dict[str, dict[str, int]], words: list[str], tmp_path: Path
+) -> None:
+    """optimum-neuron ignores it while training and saves it, so merging by it would make another model."""
+    checkpoint = Path(shutil.copytree(FIXTURES / case / "checkpoint-4", tmp_path / "checkpoint"))
+    edit_config(checkpoint, **fields)
+
+    with pytest.raises(InvalidInput) as caught:
+        consolidate(checkpoint, tmp_path / "out")
+
+    assert [word for word in [*words, f"out of {next(iter(fields))}"] if word not in str(caught.value)] == []
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("case", "pattern"),
+    [("b_tp2_all_pt", {"q_proj": 16, "down_proj": 4}), ("b_tp2_all_pt", {"gate_proj": 8}), ("a_tp2_qv_pt", {"up": 1})],
+    ids=["layers that stay apart", "what was trained anyway", "a layer without an adapter"],
+)
+def test_any_other_pattern_is_kept(case: str, pattern: dict[str, int], tmp_path: Path) -> None:
+    checkpoint = Path(shutil.copytree(FIXTURES / case / "checkpoint-4", tmp_path / "checkpoint"))
+    edit_config(checkpoint, alpha_pattern=pattern)
+
+    out = consolidate(checkpoint, tmp_path / "out")
+
+    assert json.loads((out / "adapter_config.json").read_text())["alpha_pattern"] == pattern
