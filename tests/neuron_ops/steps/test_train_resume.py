@@ -37,7 +37,7 @@ BACKWARD = "neuron_ops.backends.cpu_process:CpuProcess.backward"
 SAVE_RESUME = "neuron_ops.training.checkpoints:_save_resume"
 CREATE, REMOVE = "neuron_ops.store.files:LocalFiles.create", "neuron_ops.store.files:LocalFiles.remove"
 PUBLISH = "neuron_ops.steps.train:draw_losses"
-# Dropout draws random numbers in every step, so a generator that was not restored would show.
+# Dropout draws random numbers in every step, so a generator in another state would show.
 DROPOUT: dict[str, Any] = {"graph__lora__lora_dropout": 0.2}
 TWO_PROCESSES: dict[str, Any] = {"graph__micro_batch_size": 1, "hardware__processes": 2}
 # So fast that the held-out loss is lowest after the first step.
