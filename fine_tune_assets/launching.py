@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dagster import (
     AssetExecutionContext,
@@ -30,6 +31,9 @@ from neuron_ops.steps.addresses import Lineage
 from neuron_ops.steps.commands import command, environment
 from neuron_ops.steps.table import Step
 from neuron_ops.store.artifacts import Artifact
+
+if TYPE_CHECKING:
+    from fine_tune_assets.kubernetes.pods.settings import Pods
 
 
 class StepFailure(DagsterUserCodeProcessError, Failure):
@@ -71,15 +75,15 @@ def ensure(context: AssetExecutionContext, step: Step, fine_tuning: FineTuning) 
 
 def _launch(context: AssetExecutionContext, step: Step, lineage: Lineage, deployment: str) -> None:
     nodes = step.nodes(lineage.recipe)
-    in_pods = deployment == "kubernetes" and nodes > 1
+    pods = _pods(context) if deployment == "kubernetes" and nodes > 1 else None
     limits = RestartLimits(
         restarts=lineage.recipe.hardware.max_restarts if nodes > 1 else 0,
-        disruptions=_pods_may_be_taken_away() if in_pods else 0,
+        disruptions=pods.max_disruptions if pods else 0,
     )
 
     def attempt(number: int) -> ExitResult:
-        if in_pods:
-            return _in_pods(context, step, lineage, number)
+        if pods is not None:
+            return _in_pods(context, step, lineage, pods, number)
         return _in_processes(context, step, lineage)
 
     def warn(result: ExitResult) -> None:
@@ -129,18 +133,19 @@ def _in_processes(context: AssetExecutionContext, step: Step, lineage: Lineage) 
         return process.run(argv, {**environment(step, lineage.recipe), **session.get_bootstrap_env_vars()})
 
 
-def _in_pods(context: AssetExecutionContext, step: Step, lineage: Lineage, attempt: int) -> ExitResult:
+def _in_pods(context: AssetExecutionContext, step: Step, lineage: Lineage, pods: "Pods", attempt: int) -> ExitResult:
     """In pods of their own, one for each node; this process only waits, so its pod needs no accelerator."""
     from fine_tune_assets.kubernetes.multi_node.own_pod import make_pod_training  # imports the Kubernetes client
 
     name = f"{context.run.run_id[:8]}-{context.op_execution_context.retry_number}-{attempt}"
-    return make_pod_training(step, lineage, name, context.log.info).run()
+    return make_pod_training(step, lineage, pods, name, context.log.info).run()
 
 
-def _pods_may_be_taken_away() -> int:
-    from fine_tune_assets.kubernetes.pods.settings import load_pods  # a laptop has none
+def _pods(context: AssetExecutionContext) -> "Pods":
+    """The team's settings of pods, as this run changes them."""
+    from fine_tune_assets.kubernetes.pods.settings import load_pods, pods_of_run  # a laptop has none
 
-    return load_pods(read_settings().pods).max_disruptions
+    return pods_of_run(load_pods(read_settings().pods), context.run.run_config)
 
 
 def _failure(step: Step, result: ExitResult, limits: RestartLimits | None) -> Failure:

@@ -9,7 +9,7 @@ from fine_tune_assets.kubernetes.api.client import NAMESPACE_FILE, connect
 from fine_tune_assets.kubernetes.diagnosis.watch import team_limits
 from fine_tune_assets.kubernetes.multi_node.launcher import PodTraining
 from fine_tune_assets.kubernetes.multi_node.manifests import Training
-from fine_tune_assets.kubernetes.pods.settings import load_pods
+from fine_tune_assets.kubernetes.pods.settings import Pods
 from fine_tune_assets.settings import read_settings
 from neuron_ops.errors import InvalidInput
 from neuron_ops.steps.addresses import Lineage
@@ -20,11 +20,13 @@ PROGRESS = re.compile(r"\[node 0\] \d\d:\d\d:\d\d (__main__|neuron_ops\S*) (?P<m
 """What a step's program logs, in the form of neuron_ops.steps.program; only the first rank logs its progress."""
 
 
-def make_pod_training(step: Step, lineage: Lineage, attempt: str, report: Callable[[str], None]) -> PodTraining:
+def make_pod_training(
+    step: Step, lineage: Lineage, pods: Pods, attempt: str, report: Callable[[str], None]
+) -> PodTraining:
     """The training of a step in this pod; `attempt` makes its name unique in the namespace.
 
     Raises:
-        InvalidInput: this process runs in no pod, or may not see its own; or the team's settings are wrong.
+        InvalidInput: this process runs in no pod, or may not see its own.
     """
     settings = read_settings()
     namespace, name = _own_pod(settings.pod)
@@ -49,7 +51,7 @@ def make_pod_training(step: Step, lineage: Lineage, attempt: str, report: Callab
         if progress := PROGRESS.match(line):
             report(progress["message"])
 
-    return PodTraining(training, client, team_limits(load_pods(settings.pods)), report, write)
+    return PodTraining(training, client, team_limits(pods), report, write)
 
 
 def _own_pod(setting: str | None) -> tuple[str, str]:

@@ -4,8 +4,9 @@ How many accelerators a pod books is no setting: it follows from the recipe's ha
 """
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -14,6 +15,10 @@ from neuron_ops.errors import InvalidInput
 from neuron_ops.steps.table import BY_ARTIFACT
 
 INSTANCE_TYPE_LABEL = "node.kubernetes.io/instance-type"
+
+
+LIMITS = ("pending_timeout_seconds", "check_interval_seconds", "max_disruptions")
+"""Settings that a run may change in the launchpad, as fields of the executor."""
 
 
 def _text(pattern: str, like: str) -> AfterValidator:
@@ -167,6 +172,12 @@ def load_pods(setting: str | None) -> Pods:
         return Pods.model_validate(content)
     except ValidationError as error:
         raise InvalidInput(f"{where}: {_problems(error)}.") from error
+
+
+def pods_of_run(pods: Pods, run_config: Mapping[str, Any]) -> Pods:  # Any: Dagster's configuration of a run
+    """The team's settings with what one run's configuration of the executor changes of the limits."""
+    config = run_config.get("execution", {}).get("config", {})
+    return pods.model_copy(update={name: config[name] for name in LIMITS if name in config})
 
 
 def _problems(error: ValidationError) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from fine_tune_assets.kubernetes.multi_node.own_pod import make_pod_training
-from fine_tune_assets.kubernetes.pods.settings import load_pods
+from fine_tune_assets.kubernetes.pods.settings import Pods, load_pods, pods_of_run
 from neuron_ops.errors import InvalidInput
 from neuron_ops.launch.torchrun import RENDEZVOUS_SECONDS
 from neuron_ops.recipe.file import load_recipe
@@ -32,10 +32,10 @@ def test_the_team_s_pending_timeout_bounds_a_training_on_several_nodes(
     Bench(cluster).launcher()
     monkeypatch.setenv("KUBECONFIG", str(cluster.kubeconfig))
     monkeypatch.setenv("FINE_TUNE_OWN_POD", f"{cluster.namespace}/launcher")
-    monkeypatch.setenv("FINE_TUNE_PODS", "pending_timeout_seconds: 2\ncheck_interval_seconds: 1\n")
+    pods = load_pods("pending_timeout_seconds: 2\ncheck_interval_seconds: 1\n")
     said: list[str] = []
 
-    result = make_pod_training(BY_VERB["train"], lineage, "1", said.append).run()
+    result = make_pod_training(BY_VERB["train"], lineage, pods, "1", said.append).run()
 
     assert str(result.error).startswith("it did not run within 2 seconds (pending_timeout_seconds): node ")
     assert "cannot be scheduled: 0/2 nodes are available" in str(result.error)
@@ -58,8 +58,18 @@ def test_a_process_that_is_in_no_pod_cannot_start_others(
 
     monkeypatch.setenv("FINE_TUNE_OWN_POD", f"{cluster.namespace}/nobody")
     with pytest.raises(InvalidInput, match="There is no pod 'nobody' in namespace 'default'"):
-        make_pod_training(BY_VERB["train"], lineage, "1", print)
+        make_pod_training(BY_VERB["train"], lineage, Pods(), "1", print)
 
     monkeypatch.delenv("FINE_TUNE_OWN_POD")
     with pytest.raises(InvalidInput, match="this process is in no pod"):
-        make_pod_training(BY_VERB["train"], lineage, "1", print)
+        make_pod_training(BY_VERB["train"], lineage, Pods(), "1", print)
+
+
+def test_a_run_changes_the_limits_of_its_nodes_as_those_of_its_steps() -> None:
+    launchpad = {"execution": {"config": {"pending_timeout_seconds": 60, "max_concurrent": 2}}}
+    team = Pods(pending_timeout_seconds=3600, max_disruptions=1)
+
+    changed = pods_of_run(team, launchpad)
+
+    assert (changed.pending_timeout_seconds, changed.max_disruptions) == (60, 1)
+    assert pods_of_run(team, {}) == team
