@@ -36,7 +36,7 @@ def build_definitions(settings: Settings) -> Definitions:
 
 
 def _kubernetes(settings: Settings) -> tuple[ExecutorDefinition, list[SensorDefinition]]:
-    from fine_tune_assets.kubernetes.deployment import check_settings  # no import that the local deployment pays for
+    from fine_tune_assets.kubernetes.deployment import check_settings  # the local deployment imports nothing of it
     from fine_tune_assets.kubernetes.executor.definition import pod_executor
     from fine_tune_assets.kubernetes.janitor import janitor
     from fine_tune_assets.kubernetes.pods.settings import load_pods

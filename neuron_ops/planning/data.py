@@ -9,19 +9,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil, sqrt
 from statistics import pstdev
-from typing import TYPE_CHECKING
 
 from neuron_ops.errors import MissingArtifact
 from neuron_ops.planning.assumptions import BYTES_PER_TOKEN, TEMPLATE_TOKENS
 from neuron_ops.planning.model_files import local_files
 from neuron_ops.planning.quantities import Range, show_share
+from neuron_ops.planning.raw_rows import RawRows, survey
 from neuron_ops.recipe.schema import Recipe
 from neuron_ops.steps.addresses import Lineage
 from neuron_ops.steps.table import TOKENIZER_FILES
 from neuron_ops.store.artifacts import Artifact
-
-if TYPE_CHECKING:
-    from neuron_ops.planning.raw_rows import RawRows
 
 MAX_RAW_BYTES = 4_000_000_000
 """More is not read, and not downloaded, for a plan."""
@@ -91,15 +88,13 @@ def _from_report(prepared: Artifact) -> DataForecast:
 
 
 def _from_rows(lineage: Lineage, tokenize: bool) -> DataForecast:
-    # numpy and tokenizers, some tenths of a second: not for those who only ask about what is finished.
-    from neuron_ops.planning.raw_rows import survey
-    from neuron_ops.rows.chat import open_chat
+    from neuron_ops.rows.chat import open_chat  # tokenizers and jinja: 100 CPU ms, not for what is finished
 
     dataset, length = lineage.recipe.dataset, lineage.recipe.graph.sequence_length
     with lineage.raw.local(lineage.version) as raw, local_files(lineage, (*TOKENIZER_FILES, "config.json")) as model:
         chat = open_chat(model, dataset) if model is not None and tokenize else None
         found = survey(raw, dataset, length, chat)
-    return _Estimate(lineage.recipe, found).plan()
+    return _Estimate(lineage.recipe, found).forecast()
 
 
 def padding_warnings(data: DataForecast, sequence_length: int) -> Iterator[str]:
@@ -116,13 +111,13 @@ def padding_warnings(data: DataForecast, sequence_length: int) -> Iterator[str]:
 class _Estimate:
     """A DataForecast from raw rows: all of them tokenized, a sample tokenized, or only their bytes known."""
 
-    def __init__(self, recipe: Recipe, found: "RawRows") -> None:
+    def __init__(self, recipe: Recipe, found: RawRows) -> None:
         self._length, self._packing = recipe.graph.sequence_length, recipe.dataset.packing
         self._found = found
         self._lengths = found.sampled.lengths if found.sampled else ()
         self._supervised = found.sampled.supervised if found.sampled else ()
 
-    def plan(self) -> DataForecast:
+    def forecast(self) -> DataForecast:
         """The whole estimate."""
         found, per_row = self._found, self._tokens_per_row()
         tokens = self._tokens(per_row)
@@ -179,7 +174,7 @@ class _Estimate:
         return [number for number, is_held_out in zip(numbers, chosen, strict=True) if is_held_out == held_out]
 
     def _packed(self, lengths: Sequence[int]) -> int:
-        from neuron_ops.rows.packing import plan_packed  # numpy
+        from neuron_ops.rows.packing import plan_packed  # numpy: 70 CPU ms
 
         return len(plan_packed(lengths, self._length))
 

@@ -1,4 +1,8 @@
-"""`merge` makes `merged_model`: the base with the adapter in it, as a complete Hugging Face model folder."""
+"""`merge` makes `merged_model`: the base with the adapter in it, as a complete Hugging Face model folder.
+
+What a model folder needs beside its weights belongs here: chat template, end of turn, card. How weights are merged and
+proven belongs to weights/, doing it within S3 to merge_in_s3.
+"""
 
 import json
 import logging
@@ -9,6 +13,7 @@ from neuron_ops.models.config import read_config
 from neuron_ops.steps import program
 from neuron_ops.steps.addresses import Lineage
 from neuron_ops.steps.checks import Verdict
+from neuron_ops.steps.merge_in_s3 import merge_in_s3
 from neuron_ops.steps.merged_card import write_model_card
 from neuron_ops.store.manifest import FileRecord
 from neuron_ops.store.s3_files import S3Files
@@ -53,8 +58,6 @@ def _merge(lineage: Lineage, adapter: Path, out: Path) -> tuple[MergeReport, Mer
     """Merge and prove; in S3 the weight files go straight to their place, and only their records come back."""
     base, adapters, files = lineage.require("base_model"), [WeightedAdapter(adapter)], lineage.store.files
     if isinstance(files, S3Files):
-        from neuron_ops.steps.merge_in_s3 import merge_in_s3  # thread pools and more: only who stores in S3 pays it
-
         return merge_in_s3(files, base, adapters, out, f"{lineage.provenance('merged_model').address}/{out.name}")
     with base.local() as folder:
         report = merge_adapters(folder, adapters, out)

@@ -18,6 +18,7 @@ from urllib.parse import unquote, urlsplit
 import xxhash
 
 from neuron_ops.errors import InvalidInput, Unavailable
+from neuron_ops.store.s3_files import S3Files
 
 CHUNK = 1 << 20
 
@@ -84,8 +85,6 @@ def open_files(url: str) -> Files:
             "Give them in the environment or by a role, and write s3://bucket/prefix."
         )
     if parts.scheme == "s3":
-        from neuron_ops.store.s3_files import S3Files  # it needs this module
-
         return S3Files(url)
     if not parts.scheme:
         return LocalFiles(Path(url))
