@@ -1,4 +1,8 @@
-"""The assets: one for each step, and the raw dataset that a data team delivers."""
+"""The assets: one for each step, and the raw dataset that a data team delivers.
+
+They are made from the table of steps, so nothing is written twice. Making an artifact belongs to launching, showing it
+to metadata and checks.
+"""
 
 from dagster import (
     AssetExecutionContext,

@@ -1,4 +1,7 @@
-"""A manifest as what a person sees beside the asset in the UI."""
+"""A manifest as what a person sees beside the asset in the UI.
+
+The numbers are the step's; how a check is shown belongs to checks.
+"""
 
 import base64
 from collections.abc import Mapping

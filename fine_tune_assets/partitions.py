@@ -1,4 +1,7 @@
-"""The dataset versions as Dagster partitions."""
+"""The dataset versions as Dagster partitions.
+
+When a version counts as landed is neuron_ops/store/raw_datasets's; registering it, the sensor's and `fine-tune`'s.
+"""
 
 from click import ClickException
 from dagster import DynamicPartitionsDefinition

@@ -1,4 +1,7 @@
-"""The one resource: which recipe, with which overrides, on which store. Its fields are what the launchpad shows."""
+"""The one resource: which recipe, with which overrides, on which store. Its fields are what the launchpad shows.
+
+Reading the defaults from the environment belongs to settings, finding artifacts to neuron_ops/steps/addresses.
+"""
 
 from dataclasses import dataclass
 from typing import Any

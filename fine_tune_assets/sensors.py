@@ -1,4 +1,7 @@
-"""What starts a run without a person: a dataset version that lands."""
+"""What starts a run without a person: a dataset version that lands.
+
+What it starts belongs to jobs. What deletes the pods of finished runs is kubernetes/janitor.
+"""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,7 @@
-"""What a person reads in a forecast, section by section, in words and numbers but without any layout."""
+"""What a person reads in a forecast, section by section, in words and numbers but without any layout.
+
+Putting them on a terminal, a page or into JSON belongs to report; the numbers themselves to their forecasts.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,4 +1,7 @@
-"""The graph section of a recipe with the adapter in it: what decides the compiled graph, and nothing else."""
+"""The graph section of a recipe with the adapter in it: what decides the compiled graph, and nothing else.
+
+What of it is written into a graph depends on the backend (`graph_fields`); every other section belongs to schema.
+"""
 
 from typing import Annotated, Literal
 

@@ -1,4 +1,7 @@
-"""A step as a command line and the environment that its program should find."""
+"""A step as a command line and the environment that its program should find.
+
+Who starts it and follows it belongs to launch and to the orchestrator; what its program reads of both, to program.
+"""
 
 import sys
 from collections.abc import Sequence

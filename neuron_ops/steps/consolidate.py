@@ -1,4 +1,7 @@
-"""`consolidate` makes `consolidated_weights`: the best checkpoint as one adapter folder that PEFT loads."""
+"""`consolidate` makes `consolidated_weights`: the best checkpoint as one adapter folder that PEFT loads.
+
+Choosing the checkpoint belongs here; how shards become one adapter, to weights/consolidation.
+"""
 
 import json
 import logging

@@ -195,14 +195,14 @@ def _compare_models(
 
 def _compare_logits(expected: torch.Tensor, actual: torch.Tensor, epsilon: float) -> Verdict:
     scale, difference = float(expected.square().mean().sqrt()), float((expected - actual).square().mean().sqrt())
-    bound = max(LOGIT_TOLERANCE_ULPS * epsilon, FLOAT32_NOISE) * scale
+    rounding = max(LOGIT_TOLERANCE_ULPS * epsilon, FLOAT32_NOISE) * scale
     return Verdict(
-        passed=difference <= bound,
+        passed=difference <= rounding,
         description=(
             f"logits of the merged model differ by {difference:.3g} (root mean square) from base + adapter through "
-            f"PEFT; rounding explains up to {bound:.3g}"
+            f"PEFT; rounding explains up to {rounding:.3g}"
         ),
-        values={"difference": difference, "bound": bound, "logits": scale},
+        values={"difference": difference, "bound": rounding, "logits": scale},
     )
 
 

@@ -1,4 +1,7 @@
-"""What a training has of the published cache, and a count of what it had to compile nevertheless."""
+"""What a training has of the published cache, and a count of what it had to compile nevertheless.
+
+Making the cache belongs to the step compile, finding and counting graphs to compilers/.
+"""
 
 import contextlib
 import logging

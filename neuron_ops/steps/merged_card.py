@@ -1,4 +1,7 @@
-"""The card of a model that the step `merge` made: its lineage, from the manifests of what it was made from."""
+"""The card of a model that the step `merge` made: its lineage, from the manifests of what it was made from.
+
+The card of a merge by hand, which knows no manifests, belongs to weights/merge_card.
+"""
 
 from pathlib import Path
 

@@ -10,7 +10,6 @@ import importlib.metadata
 import logging
 import os
 import platform
-import resource
 import signal
 import sys
 import threading
@@ -31,6 +30,7 @@ from neuron_ops.recipe.file import load_recipe
 from neuron_ops.steps.addresses import Lineage
 from neuron_ops.steps.checks import Verdict, decide
 from neuron_ops.steps.commands import takes_several, world_command
+from neuron_ops.steps.resource_usage import resource_usage
 from neuron_ops.steps.table import BY_VERB, Step
 from neuron_ops.store.artifacts import ArtifactStore, Writer
 from neuron_ops.store.manifest import FileRecord, Manifest, Provenance, Scalar
@@ -164,7 +164,7 @@ def _publish(
             inputs=provenance.inputs,
             data=data,
             files=files,
-            metrics={**result.metrics, **_costs(seconds)},
+            metrics={**result.metrics, **resource_usage(seconds)},
             checks=decide(step.checks, result.metrics, result.verdicts),
             toolchain=toolchain(),
             finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -182,27 +182,6 @@ def toolchain() -> dict[str, str]:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
     return versions
-
-
-def _costs(seconds: float) -> dict[str, Scalar]:
-    own, children = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return {
-        "seconds": round(seconds, 3),
-        "cpu_seconds": round(own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime, 3),
-        "peak_rss_bytes": _peak_rss() or own.ru_maxrss * 1024,
-    }
-
-
-def _peak_rss() -> int | None:
-    """Bytes that this program held at most; None where the system has no /proc.
-
-    The kernel's resource usage would do, but it starts with what the launching process held when it started this one.
-    """
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    return None
 
 
 def parse(step: Step, words: Sequence[str]) -> argparse.Namespace:

@@ -1,4 +1,8 @@
-"""How metrics decide the checks that need no more than those; which step has which check, the table says."""
+"""How metrics decide the checks that need no more than those; which step has which check, the table says.
+
+Each is a function of the metrics in a manifest, so it also decides artifacts that are older than the check. What needs
+more than metrics is decided in the step itself; the gates of `evaluation` are in gates/.
+"""
 
 from neuron_ops.steps.checks import Metrics, Verdict
 

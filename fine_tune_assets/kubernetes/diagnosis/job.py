@@ -5,10 +5,10 @@ Pure functions on the JSON of Kubernetes objects. What one pod says, and the sen
 
 from collections.abc import Iterable, Sequence
 
+from fine_tune_assets.kubernetes.api.kinds import Object
 from fine_tune_assets.kubernetes.api.labels import JOB_LABELS, QUEUE_LABEL
 from fine_tune_assets.kubernetes.diagnosis.pod import (
     Ended,
-    Object,
     Running,
     State,
     Waiting,

@@ -6,14 +6,12 @@ to watch.py, asking the cluster to observer.py.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
+from fine_tune_assets.kubernetes.api.kinds import Object
 from neuron_ops.errors import OpsError
 from neuron_ops.launch.outcome import parse_error
-
-Object = Mapping[str, Any]  # Any: the JSON of a Kubernetes object
 
 # The kubelet repeats these for ever; they pass only if somebody changes something.
 STUCK_REASONS = frozenset(

@@ -1,4 +1,7 @@
-"""Dagster's step-delegating executor, with a cancel that means cancel and an interrupt that is no failure yet."""
+"""Dagster's step-delegating executor, with a cancel that means cancel and an interrupt that is no failure yet.
+
+One step's pod belongs to step_handler, the configuration to definition.
+"""
 
 from collections.abc import Iterator
 

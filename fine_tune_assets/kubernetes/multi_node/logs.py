@@ -1,4 +1,7 @@
-"""The logs of a training's pods as one: each line once, as it comes, with the number of its node in front."""
+"""The logs of a training's pods as one: each line once, as it comes, with the number of its node in front.
+
+Which pods there are belongs to launcher; reading one pod's log, to the client.
+"""
 
 import threading
 import time

@@ -1,4 +1,7 @@
-"""Opens the training of a step on several nodes, from the settings and the pod that this process runs in."""
+"""Opens the training of a step on several nodes, from the settings and the pod that this process runs in.
+
+Following it to its end belongs to launcher, what is created to manifests.
+"""
 
 import re
 import socket
