@@ -2,6 +2,7 @@
 
 `python -m neuron_ops.steps.nodes VERB FLAGS…` starts the groups of all nodes on this machine. With --node and
 --rendezvous it starts the group of one node, which finds the others over the network: each pod of a cluster runs that.
+What a group is and how it ends belong to launch/torchrun, starting again to whoever runs this.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Dagster's step-delegating executor, with a cancel that means cancel and an interrupt that is no failure yet.
+"""Dagster's step-delegating executor, with a cancel that means cancel and an interrupt that is not a failure yet.
 
 One step's pod belongs to step_handler, the configuration to definition.
 """

@@ -1,6 +1,6 @@
 """What a team's cluster looks like to the assets' pods: a few lines of YAML, in FINE_TUNE_PODS or a file it names.
 
-How many accelerators a pod books is no setting: it follows from the recipe's hardware (resources.py).
+How many accelerators a pod books is not a setting: it follows from the recipe's hardware (resources.py).
 """
 
 import re
