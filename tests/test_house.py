@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 LEGACY = "neuron_ops/weights/torch_zip.py"
 HEAVY = ("torch", "transformers", "peft", "datasets", "boto3", "s3fs", "kubernetes", "dagster_k8s")
 # Every worker of a test run pays for what a test module imports, whichever tests it runs: 6 CPU s for these.
-COSTLY_TO_COLLECT = {"torch", "transformers", "peft", "datasets", "accelerate"}
+COSTLY_TO_COLLECT = {"torch", "safetensors.torch", "transformers", "peft", "datasets", "accelerate"}
 
 
 def _sources(package: str, *, without: tuple[str, ...] = ()) -> Iterator[tuple[str, str]]:

@@ -1,7 +1,7 @@
 """Warming up a compiler: training's own loop for as few steps as visit every graph.
 
-`compile` starts it; it is not a step. On rows of the right shape: an evaluation of two batches, two optimizer steps with
-all their micro-batches, a read of the losses, another evaluation. Two steps, because the first one's gradients and
+`compile` starts it; it is not a step. On rows of the right shape: an evaluation of two batches, two optimizer steps
+with all their micro-batches, a read of the losses, another evaluation. Two steps, because the first one's gradients and
 optimizer state are not yet there. It saves nothing, and looks at no number: where graphs are only extracted, numbers
 mean nothing.
 """

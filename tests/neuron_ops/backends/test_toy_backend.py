@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from safetensors.torch import save_file
 
 from neuron_ops import backends, registry
 from neuron_ops.backends.backend import Backend
@@ -94,6 +93,8 @@ class ToyProcess:
         torch.manual_seed(seed)
 
     def save_adapter(self, model: nn.Module, folder: Path) -> None:
+        from safetensors.torch import save_file
+
         folder.mkdir(parents=True)
         state = {name: value.detach().contiguous() for name, value in sorted(self.trainable(model).items())}
         save_file(state, folder / "adapter_model.safetensors")

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from safetensors.torch import load_file, save_file
 
 from neuron_ops.errors import InvalidInput
 from neuron_ops.recipe.schema import Recipe
@@ -79,6 +78,8 @@ def evaluate_adapter(
 
 
 def turn(adapter: Path, factor: float) -> None:
+    from safetensors.torch import load_file, save_file
+
     from neuron_ops.backends.cpu_process import ADAPTER_WEIGHTS
 
     tensors = load_file(adapter / ADAPTER_WEIGHTS)

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from safetensors.torch import load
 
 from neuron_ops.steps.addresses import Lineage
 from tests.neuron_ops.training.workbench import (
@@ -38,6 +37,8 @@ def first_step(
     model: Path, folder: Path, **overrides: Any
 ) -> tuple[Lineage, dict[str, float], dict[str, torch.Tensor]]:
     """One step of the loop: the run, the row of its history, and the tensors of its checkpoint."""
+    from safetensors.torch import load
+
     lineage = make_lineage(folder, make_recipe(model, **ONE_STEP, **overrides))
     row = next(row for row in history_of(train_here(lineage)).rows if "loss" in row)
     checkpoint = checkpoints_of(lineage)["step-000001"]
