@@ -7,6 +7,7 @@ reason. Run on a stand-in for the device (docs/trainium.md); not run on Trainium
 
 import contextlib
 import json
+import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from optimum.neuron.models.training.config import TrainingNeuronConfig
 from optimum.neuron.peft import get_peft_model
 from torch import nn
 
+from neuron_ops.backends import neuron_clipping
 from neuron_ops.backends.adapter import lora_config, set_first_values
 from neuron_ops.recipe.schema import Recipe
 
@@ -43,6 +45,7 @@ class NeuronProcess:
         self.shard: int = parallel_state.get_tensor_model_parallel_rank()
         self.saves: bool = self.data_parallel_rank == 0
         self.device: torch.device = self._accelerator.device
+        self._max_norm, self._norm = math.inf, torch.zeros(())
 
     def load_model(self, folder: Path, recipe: Recipe) -> nn.Module:
         """This rank's part of the base in the recipe's dtype, frozen, and of the adapter in float32."""
@@ -60,6 +63,7 @@ class NeuronProcess:
         prepared: nn.Module = self._accelerator.prepare_model(adapted)
         if self._config.sequence_parallel_enabled:
             _mark_replicated_factors(prepared)  # now: moving to the device made new parameters
+        neuron_clipping.mark_copies(prepared)
         return prepared
 
     def trainable(self, model: nn.Module) -> dict[str, nn.Parameter]:
@@ -67,7 +71,9 @@ class NeuronProcess:
         return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
     def prepare_optimizer(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-        """The library's wrapper, whose step sums and averages gradients before it clips and updates."""
+        """The library's wrapper, whose step sums and averages gradients before the update."""
+        # Clipping comes between the two: before the sums the gradients are not those of the whole batch.
+        optimizer.register_step_pre_hook(self._clip)
         prepared: torch.optim.Optimizer = self._accelerator.prepare_optimizer(optimizer)
         return prepared
 
@@ -84,13 +90,15 @@ class NeuronProcess:
         self, optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Parameter], max_norm: float
     ) -> torch.Tensor:
         """Clip, update, and return the norm before clipping, shape ()."""
-        # Postponed into the step, after gradients are summed over ranks: clipping here would average the gradients of
-        # different weights over tensor-parallel ranks.
-        self._accelerator.clip_grad_norm_(parameters, max_norm, postpone_clipping_to_optimizer_step=True)
+        self._max_norm = max_norm
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        norm: torch.Tensor = optimizer.grad_norm  # type: ignore[attr-defined]
-        return norm.reshape(())
+        return self._norm.reshape(())
+
+    def _clip(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
+        # Not the accelerator's own, which averages gradients of different weights over tensor-parallel ranks.
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        self._norm = neuron_clipping.clip(parameters, self._max_norm)
 
     def sum_over_ranks(self, value: torch.Tensor) -> torch.Tensor:
         """The sum over data-parallel ranks only: tensor-parallel ranks hold the same value already."""

@@ -25,6 +25,9 @@ from neuron_ops.training.loop import Loop
 from neuron_ops.training.ranks import Ranks
 from tests.neuron_on_cpu import stand_in
 
+KEY_VALUE_HEADS = 2
+"""Of the tests' model."""
+
 
 def open_loop(recipe: str, store_url: str, raw_url: str, version: str) -> tuple[Lineage, Loop, Checkpoints]:
     """The loop as `train` makes it, before its first step."""
@@ -75,6 +78,33 @@ def write_drift(recipe: str, store_url: str, raw_url: str, version: str, changes
     )
     if dist.get_rank() == 0:
         Path(out).write_text(json.dumps({"differing": differing, "norms": norms}))
+
+
+def write_norms(recipe: str, store_url: str, raw_url: str, version: str, out: str) -> None:
+    """Of two steps: the norm that the loop reports, and those of the gradients that the update used."""
+    _, loop, _ = open_loop(recipe, store_url, raw_url, version)
+    norms: list[dict[str, float]] = []
+
+    def measure(optimizer: torch.optim.Optimizer, *_: object) -> None:
+        used, copied = torch.zeros(1), torch.zeros(1)
+        for name, parameter in loop._state.parameters.items():
+            if parameter.grad is None:
+                continue
+            square, first = parameter.grad.norm() ** 2, dist.get_rank() == 0
+            cut = getattr(parameter, "tensor_model_parallel", False)
+            is_copy = name.endswith(("weight_k", "weight_v")) and dist.get_rank() >= KEY_VALUE_HEADS
+            used += square if (cut or first) and not is_copy else 0
+            copied += square if cut or first else 0
+        for total in (used, copied):
+            dist.all_reduce(total)
+        norms.append({"used": float(used.sqrt()), "with every copy": float(copied.sqrt())})
+
+    loop._state.optimizer.optimizer.register_step_pre_hook(measure)  # type: ignore[attr-defined]
+    for step in range(2):
+        loop.train_step(step)
+        norms[-1]["before"] = float(loop._pending[-1][2])
+    if dist.get_rank() == 0:
+        Path(out).write_text(json.dumps(norms))
 
 
 def _differs(parameter: torch.Tensor) -> bool:

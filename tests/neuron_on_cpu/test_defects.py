@@ -94,8 +94,27 @@ def test_on_trn2_copies_of_key_value_heads_drift_apart_and_the_recipe_is_refused
     assert set(right.codes) == {0}, right.log
     assert set(wrong.codes) == {2}, wrong.log
     assert "qkv_proj.lora_B.weight_k" in wrong.log
-    with pytest.raises(InvalidInput, match="Use at most 2"):
+    with pytest.raises(InvalidInput, match="gradients of different heads"):
         refuse_model(on_trn2, config_of(model))
+
+
+@pytest.mark.parametrize("max_norm", [1e30, 0.05], ids=["not clipped", "clipped"])
+def test_copies_of_key_value_heads_count_once_in_the_gradient_norm(
+    max_norm: float, trainer: Trainer, model: Path, tmp_path: Path
+) -> None:
+    """Against a norm that takes each value from the first rank that holds it; the library's would be a fifth larger."""
+    recipe = make_recipe(model, **TP4, **EVERY_LAYER, training__max_grad_norm=max_norm)
+    lineage = make_lineage(tmp_path, recipe)
+    file, out = tmp_path / "recipe.json", tmp_path / "norms.json"
+    file.write_text(recipe.to_json())
+    argv = [str(file), lineage.store.url, lineage.raw.url, VERSION, str(out)]
+
+    ended = trainer.request(argv, ranks=4, call="tests.neuron_on_cpu.probes:write_norms")
+
+    assert set(ended.codes) == {0}, ended.log
+    for norm in json.loads(out.read_text()):
+        assert norm["used"] == pytest.approx(min(norm["before"], max_norm), rel=1e-4)
+        assert norm["with every copy"] > 1.05 * norm["used"]
 
 
 def test_a_part_of_a_fused_layer_alone_fails_in_the_library_and_is_refused_by_us(
