@@ -15,6 +15,8 @@ import types
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from tests.neuron_on_cpu.generator import Generator
+
 SDK_PACKAGES = {"torch_neuronx", "libneuronxla", "neuronxcc", "nki", "nkilib", "neuronxlogger"}
 VERSIONS = {
     "neuronxcc": "2.21.33363.0+stand.in",
@@ -207,7 +209,7 @@ def _replace_device(torch_xla: Any) -> None:
 
     classes: Any = torch.classes
     classes.neuron = _Nothing()  # classes that the SDK's native library registers
-    device, generator = torch.device("cpu"), _Generator()
+    device, generator = torch.device("cpu"), Generator()
     closures: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
 
     def nothing(*_: Any, **__: Any) -> None:
@@ -243,25 +245,6 @@ def _replace_device(torch_xla: Any) -> None:
     if not hasattr(xla_env_vars, "HOST_WORLD_SIZE"):
         xla_env_vars.HOST_WORLD_SIZE = "STAND_IN_HOSTS"
         os.environ.setdefault("STAND_IN_HOSTS", "1")
-
-
-class _Generator:
-    """The device's generator as torch_xla 2.8 was seen to keep it: an unsigned 64-bit number, moved by every sync.
-
-    What is drawn on the device follows from it, so here the host's generator does.
-    """
-
-    def __init__(self) -> None:
-        self.state = 0
-
-    def set(self, state: int) -> None:
-        import torch
-
-        self.state = int(state) % 2**64
-        torch.manual_seed(self.state)
-
-    def move(self) -> None:
-        self.set(7012063 * self.state + 1012031)
 
 
 class _Native:

@@ -4,8 +4,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import load_file
 
 from neuron_ops.errors import CorruptArtifact, InvalidInput
 from neuron_ops.weights.consolidation import BaseModelName, consolidate_checkpoint
@@ -18,6 +16,8 @@ NORM = "model.layers.1.input_layernorm.weight"
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     """A full fine-tune whose second rank has another norm; its values are bfloat16, near 1."""
+    import torch
+
     checkpoint = Path(shutil.copytree(FIXTURES / "e_full_tp2_pt" / "checkpoint-4", tmp_path / "checkpoint"))
     path = checkpoint / "shards" / RANK_FILE.format(1)
     tensors = torch.load(path, weights_only=True)
@@ -41,6 +41,8 @@ def test_norms_that_differ_are_refused_with_names_the_size_and_both_ways_on(mode
 
 
 def test_by_choice_the_first_ranks_copy_is_taken_and_the_report_says_so(model: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
     report = consolidate_checkpoint(model, tmp_path / "out", base_model=BASE, replicas="first")
 
     (differing,) = report.differing
