@@ -29,8 +29,8 @@ log = logging.getLogger("neuron_ops.steps.warmup")  # as a program, this module 
 
 NUM_STEPS = 2
 """Optimizer steps of a warm-up."""
-# The second batch adds to a sum that the device already holds. On a lazy device that was once another graph than
-# the first batch's; a warm-up of one batch lacked it, and training ended before step 1.
+# The second batch adds to a sum that the device already holds, which on a lazy device was once another graph than the
+# first batch's; a warm-up of one batch lacked it, and training ended before step 1.
 EVALUATED_BATCHES = 2
 
 

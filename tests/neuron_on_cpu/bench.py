@@ -10,11 +10,16 @@ from neuron_ops.steps.addresses import Lineage
 from neuron_ops.steps.table import BY_VERB
 from neuron_ops.store.artifacts import ArtifactStore
 from neuron_ops.store.raw_datasets import RawDatasets
-from tests.neuron_on_cpu.stand_in import FOUR_CORES, TWO_CORES_AND_FABRIC, register_machine
+from tests.neuron_on_cpu.stand_in import FOUR_CORES, ONE, TWO_CORES_AND_FABRIC, register_machine
 from tests.neuron_ops.training import workbench
 
 RAW = Path(str(package_path("package:demo/raw")))
 UNPACKED: dict[str, Any] = {"dataset__packing": False, "graph__attn_implementation": "eager"}
+ONE_CORE: dict[str, Any] = {
+    "hardware__backend": "neuron",
+    "hardware__instance_type": ONE,
+    "hardware__tensor_parallel_size": 1,
+}
 TP2: dict[str, Any] = {
     "hardware__backend": "neuron",
     "hardware__instance_type": "trn1.2xlarge",

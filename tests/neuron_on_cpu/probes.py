@@ -23,7 +23,7 @@ from neuron_ops.training.batches import Rows
 from neuron_ops.training.checkpoints import Checkpoints
 from neuron_ops.training.loop import Loop
 from neuron_ops.training.ranks import Ranks
-from tests.neuron_on_cpu import stand_in
+from tests.neuron_on_cpu import empty_packages
 
 KEY_VALUE_HEADS = 2
 """Of the tests' model."""
@@ -132,7 +132,7 @@ def _take_back(changes: dict[str, Any]) -> None:
         addresses: Any = neuron_ops.steps.addresses
         addresses.refuse_model = lambda recipe, config: None
     if "platform" in changes:
-        os.environ[stand_in.PLATFORM] = changes["platform"]
+        os.environ[empty_packages.PLATFORM] = changes["platform"]
 
 
 def _let_zero_1_take_host_tensors() -> None:

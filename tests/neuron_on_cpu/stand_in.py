@@ -7,25 +7,14 @@ once. So nothing here tests the compiler, laziness, the flash kernel, rounding o
 `install()` comes before every other import of a process.
 """
 
-import importlib.abc
-import importlib.machinery
 import os
-import sys
-import types
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from tests.neuron_on_cpu import empty_packages
 from tests.neuron_on_cpu.generator import Generator
 
-SDK_PACKAGES = {"torch_neuronx", "libneuronxla", "neuronxcc", "nki", "nkilib", "neuronxlogger"}
-VERSIONS = {
-    "neuronxcc": "2.21.33363.0+stand.in",
-    "torch_neuronx": "2.8.0.2.10.16998+stand.in",
-    "libneuronxla": "2.2.12677.0+stand.in",
-}
-FOUR_CORES, TWO_CORES_AND_FABRIC = "stand-in.4core", "stand-in.2core"
-PLATFORM = "STAND_IN_PLATFORM"
-"""Variable that names the device's generation, trn1 or trn2: the libraries lay out key-value heads by it."""
+ONE, FOUR_CORES, TWO_CORES_AND_FABRIC = "stand-in.1core", "stand-in.4core", "stand-in.2core"
 
 
 def install() -> None:
@@ -39,74 +28,12 @@ def install() -> None:
     import torch_xla  # the real one, before the empty packages: it looks for libneuronxla when it is imported
 
     dist.new_group = dist.distributed_c10d.new_group = new_group  # torch_xla's wants groups of its own kind
-    sys.meta_path.insert(0, _EmptyPackages())
+    empty_packages.install(torch_xla)
     _replace_process_group()
     _replace_collectives()
     _replace_device(torch_xla)
     _make_host_tensors_behave()
     register_machine()
-
-
-class _Nothing:
-    """Takes every call, index, attribute and subclass; as a decorator it changes nothing."""
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return args[0] if len(args) == 1 and not kwargs and callable(args[0]) else _Nothing()
-
-    def __getattr__(self, name: str) -> "_Nothing":
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return _Nothing()
-
-    def __getitem__(self, index: object) -> "_Nothing":
-        return _Nothing()
-
-    def __mro_entries__(self, bases: object) -> tuple[type, ...]:
-        return (object,)
-
-
-class _EmptyClass(type):
-    def __getattr__(cls, name: str) -> _Nothing:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return _Nothing()
-
-
-class _EmptyModule(types.ModuleType):
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return _EmptyClass(name, (), {"__init__": lambda self, *_, **__: None}) if name[0].isupper() else _Nothing()
-
-
-class _EmptyPackages(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Finds a module for every name below the SDK's packages."""
-
-    def find_spec(self, fullname: str, path: object, target: object = None) -> importlib.machinery.ModuleSpec | None:
-        if fullname.partition(".")[0] not in SDK_PACKAGES:
-            return None
-        return importlib.machinery.ModuleSpec(fullname, self, is_package=True)
-
-    def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType:
-        module = _EmptyModule(spec.name)
-        module.__path__ = []
-        module.__version__ = VERSIONS.get(spec.name.partition(".")[0], "0")  # type: ignore[attr-defined]
-        if spec.name.startswith("torch_neuronx.utils"):
-            module.get_platform_target = lambda: os.environ.get(PLATFORM, "trn1")  # type: ignore[attr-defined]
-            module.SUPPORTED_TYPES = ["trn1", "trn2"]  # type: ignore[attr-defined]
-        if spec.name.endswith(".collectives"):
-            module.CollectivesConfig = _CollectivesConfig  # type: ignore[attr-defined]
-        return module
-
-    def exec_module(self, module: types.ModuleType) -> None:
-        """Nothing to execute."""
-
-
-class _CollectivesConfig:
-    """Which rank sends to which; asked for when process groups are made, used by kernels only."""
-
-    def __init__(self, replica_groups: Sequence[Sequence[int]], **_: Any) -> None:
-        self.rank_src_tgt_pairs: list[list[int]] = [[] for group in replica_groups for _ in group]
 
 
 def _replace_process_group() -> None:
@@ -203,12 +130,9 @@ def _replace_collectives() -> None:
 def _replace_device(torch_xla: Any) -> None:
     import torch
     import torch.distributed as dist
-    import torch_xla.core.xla_env_vars as xla_env_vars
     import torch_xla.core.xla_model as xm
     import torch_xla.runtime as xr
 
-    classes: Any = torch.classes
-    classes.neuron = _Nothing()  # classes that the SDK's native library registers
     device, generator = torch.device("cpu"), Generator()
     closures: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
 
@@ -242,9 +166,6 @@ def _replace_device(torch_xla: Any) -> None:
     xr.global_device_count = lambda *_: dist.get_world_size()
     xr.device_type = lambda *_: "CPU"
     torch_xla._XLAC = _Native(torch_xla._XLAC)
-    if not hasattr(xla_env_vars, "HOST_WORLD_SIZE"):
-        xla_env_vars.HOST_WORLD_SIZE = "STAND_IN_HOSTS"
-        os.environ.setdefault("STAND_IN_HOSTS", "1")
 
 
 class _Native:
@@ -286,10 +207,11 @@ def _make_host_tensors_behave() -> None:
 
 
 def register_machine() -> None:
-    """Make two machines known that EC2 has not: the smallest with TP 2 and DP 2, and the smallest that has peers."""
+    """Make machines known that EC2 has not: one core, the smallest with TP 2 and DP 2, the smallest that has peers."""
     from dataclasses import replace
 
     from neuron_ops.backends.instances import INSTANCES
 
+    INSTANCES[ONE] = replace(INSTANCES["trn1.2xlarge"], cores_per_device=1)
     INSTANCES[FOUR_CORES] = replace(INSTANCES["trn1.2xlarge"], devices=2)
     INSTANCES[TWO_CORES_AND_FABRIC] = replace(INSTANCES["trn1.2xlarge"], efa=1)

@@ -41,7 +41,6 @@ def test_norms_that_differ_are_refused_with_names_the_size_and_both_ways_on(mode
 
 
 def test_by_choice_the_first_ranks_copy_is_taken_and_the_report_says_so(model: Path, tmp_path: Path) -> None:
-    from safetensors.torch import load_file
 
     report = consolidate_checkpoint(model, tmp_path / "out", base_model=BASE, replicas="first")
 
@@ -49,7 +48,6 @@ def test_by_choice_the_first_ranks_copy_is_taken_and_the_report_says_so(model: P
     assert (differing.name, differing.largest) == (NORM, 0.0625)
     expected = FIXTURES / "e_full_tp2_pt" / "expected" / "consolidated" / "model.safetensors"
     assert (tmp_path / "out" / "model.safetensors").read_bytes() == expected.read_bytes()
-    assert NORM in load_file(expected)
 
 
 def test_copies_that_agree_are_no_difference(tmp_path: Path) -> None:
