@@ -72,10 +72,10 @@ class NeuronBackend(Backend):
             **super().environment(recipe),
             # "Neuron Compiler CLI Reference Guide": the first two choose optimizations, and all are part of a cached
             # graph's key.
-            # --auto-cast: without it float32 matrix products are computed in bfloat16 (same guide, "matmult" is the
-            # default; AWS's page "Neuron Compiler: troubleshooting" names it first for wrong numbers). The rotary
-            # embedding's angles are such a product: of 1,024 positions 513 would stay distinct. So are the adapter's
-            # float32 factors, and all of a model in graph.dtype float32.
+            # --auto-cast: by default float32 matrix products are cast to bfloat16 (same guide, and "Mixed Precision and
+            # Performance-accuracy Tuning (neuronx-cc)"; the troubleshooting guide of NxD Inference has a section on
+            # what that costs in accuracy). The rotary embedding's angles are such a product: of 1,024 positions 513
+            # would stay distinct. So are those of the adapter's float32 factors, and all of a float32 model.
             "NEURON_CC_FLAGS": "--model-type=transformer --distribution-strategy=llm-training --auto-cast=none",
             # "Neuron Runtime configuration". Under torchrun torch_xla gives each process one core by its local rank,
             # which goes before this count; optimum-neuron reads the count.
