@@ -68,7 +68,7 @@ class Cluster:
     def __enter__(self) -> Self:
         self.root.mkdir(parents=True, exist_ok=True)
         self._loop = asyncio.new_event_loop()
-        self._loop.set_exception_handler(lambda _, context: self._errors.append(_error_of(context)))
+        self._loop.set_exception_handler(lambda _, context: self._note(context))
         self._thread = threading.Thread(target=self._run, name="cluster", daemon=True)
         self._thread.start()
         self._ready.wait()
@@ -82,6 +82,14 @@ class Cluster:
         self._thread.join()
         if error is None:
             self.raise_errors()
+
+    def _note(self, context: dict[str, Any]) -> None:
+        """Keep an error of this loop, unless it is a foreign one.
+
+        s3fs closes a client that is collected as garbage in whatever loop runs then, which may be this one.
+        """
+        if "aiobotocore" not in repr(context.get("future") or context.get("task")):
+            self._errors.append(_error_of(context))
 
     def raise_errors(self) -> None:
         """Raise what went wrong inside the cluster itself: always a mistake of ours."""
