@@ -1,6 +1,6 @@
-"""The README.md of a merged model, with the Hub's front matter. The rows of its lineage are whoever merges' to give.
+"""The README.md of a merged model, with the Hub's front matter. The caller gives the rows of its lineage.
 
-The same inputs give the same bytes: nothing here tells the time or the machine.
+The same inputs give the same bytes: the card names no time and no machine.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 CARD = "README.md"
-# Fields of the Hub's front matter that stay true of a model that was made from another.
+# Fields of the Hub's front matter that are still true for a model made from another one.
 INHERITED = ("license", "license_name", "license_link", "language")
 
 
@@ -43,7 +43,7 @@ def write_card(
 
 
 def inherited_fields(card: bytes) -> dict[str, Any]:  # Any: YAML of the base's card
-    """Licence and language from the front matter of the base's card; nothing where it has none that can be read."""
+    """Licence and language from the front matter of the base's card; empty if it has none that can be read."""
     text = card.decode("utf-8-sig", "replace").replace("\r\n", "\n")
     start, _, rest = text.partition("---\n")
     front, closed, _ = rest.partition("\n---")

@@ -1,7 +1,7 @@
 """The one reader of a model's config.json, and what a model folder must hold before anything is built on it.
 
-The file's damage is a `CorruptArtifact`; a folder that was never such a model is an `InvalidInput`, for every program
-alike. Which architectures there are belongs to the registry, what the numbers mean to the family.
+A damaged file is a `CorruptArtifact`; a folder that was never a supported model is an `InvalidInput`, in every program.
+The list of architectures belongs to the registry, the meaning of the numbers to the family.
 """
 
 import json
@@ -32,7 +32,7 @@ def read_config(folder: Path) -> Config:
 
 
 def parse_config(data: bytes | None, folder: str) -> Config:
-    """What the bytes of `folder`'s config.json say; None: it has none.
+    """The parsed bytes of `folder`'s config.json; `data` is None if there is no such file.
 
     Raises:
         InvalidInput: no config.json, or an architecture that is not registered.
@@ -52,8 +52,8 @@ def parse_config(data: bytes | None, folder: str) -> Config:
     architectures = config.get("architectures")
     if architectures not in [[name] for name in MODEL_FAMILIES]:
         raise InvalidInput(
-            f"{path}: architectures is {architectures!r}, but supported is one of: {', '.join(MODEL_FAMILIES)}. "
-            "Choose a model of such an architecture."
+            f"{path}: architectures is {architectures!r}, but only these are supported: {', '.join(MODEL_FAMILIES)}. "
+            "Choose a model with one of these architectures."
         )
     return config
 
@@ -68,7 +68,7 @@ def read_shape(config: Mapping[str, Any], where: str) -> ModelShape:
     """The size of a model whose config.json was read here; `where` names that file.
 
     Raises:
-        InvalidInput: a number is missing or is not one.
+        InvalidInput: a number is missing or is not a whole number of at least 1.
     """
     return family_of(config).read_shape(config, where)
 
@@ -77,18 +77,18 @@ def refuse_other_targets(config: Mapping[str, Any], target_modules: Iterable[str
     """Refuse an adapter for layers that this model does not have.
 
     Raises:
-        InvalidInput: one of the names is of another family.
+        InvalidInput: one of the names belongs to another family.
     """
     linears = family_of(config).linears
     if strange := [name for name in target_modules if name not in linears]:
         raise InvalidInput(
             f"graph.lora.target_modules names {', '.join(strange)}, but {config['architectures'][0]} has only "
-            f"{', '.join(linears)}. Choose among them."
+            f"{', '.join(linears)}. Choose from these."
         )
 
 
 def refuse_without_weights(names: Iterable[str], where: str) -> None:
-    """Refuse a model whose weights are not there, or in a form that is not read.
+    """Refuse a model whose weights are missing, or in a format that this project does not read.
 
     Raises:
         InvalidInput: no file of these names holds weights.

@@ -1,7 +1,7 @@
-"""What this project has to know about the models of one architecture.
+"""What this project needs to know about the models of one architecture.
 
 A family is a module that holds FAMILY, a `ModelFamily`, and its line in `neuron_ops.registry.MODEL_FAMILIES`, whose key
-is the one entry of `architectures` in a config.json. What a device can do with such a model belongs to its backend.
+is the only entry of `architectures` in a config.json. What a device can do with a model belongs to its backend.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,4 +18,4 @@ class ModelFamily:
     linears: tuple[str, ...]
     """Linear layers of a decoder layer that LoRA may target, by the last part of their name."""
     read_shape: Callable[[Mapping[str, Any], str], ModelShape]  # Any: whatever a published config holds
-    """Called with what config.json holds and with its path for messages. Raises InvalidInput for an unusable number."""
+    """Called with the parsed config.json and, for messages, its path. Raises InvalidInput for an unusable number."""

@@ -1,4 +1,4 @@
-"""Llama: what its config.json calls the numbers that decide its size."""
+"""Llama: the names in its config.json of the numbers that decide the model's size."""
 
 from collections.abc import Mapping
 from itertools import chain

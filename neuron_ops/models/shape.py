@@ -1,8 +1,8 @@
-"""How large a decoder is, whole and as one of several tensor-parallel ranks holds it.
+"""The size of a decoder: the whole model, and the share of one tensor-parallel rank.
 
-It is the decoder that Llama made usual: grouped-query attention and a gated MLP, no bias, norms without one. Shapes and
-counts of parameters belong here; what a config.json calls them belongs to the family, bytes to `memory`,
-floating-point operations to `duration`.
+The decoder is like Llama's: grouped-query attention and a gated MLP; linear layers and norms have no bias. Shapes and
+counts of parameters belong here; their names in a config.json belong to the family, bytes to `memory`, floating-point
+operations to `duration`.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from typing import Any
 from neuron_ops.errors import InvalidInput
 
 SAME_INPUT = (("q_proj", "k_proj", "v_proj"), ("o_proj",), ("gate_proj", "up_proj"), ("down_proj",))
-"""The linear layers of a decoder layer; those that read the same tensor stand together."""
+"""The linear layers of a decoder layer; those that read the same tensor are grouped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +44,8 @@ class ModelShape:
     def linears(self, ranks: int = 1) -> dict[str, Linear]:
         """The linear layers of one decoder layer, by the names that LoRA targets, as one of `ranks` holds them.
 
-        Query, gate and up are split by their outputs, o and down by their inputs. There are no fewer key and value
-        heads than one on a rank: with more ranks than heads, several ranks hold copies of the same one.
+        Query, gate and up are split by their outputs, o and down by their inputs. Each rank has at least one key
+        and value head: if there are more ranks than heads, several ranks hold copies of the same head.
         """
         queries = _share(self.heads, ranks) * self.head_dim
         keys = _share(self.kv_heads, ranks) * self.head_dim
@@ -76,14 +76,14 @@ def read_number(config: Mapping[str, Any], name: str, where: str, default: int |
     """A size from a config.json; `where` names that file.
 
     Raises:
-        InvalidInput: it is missing without a default, or is not a whole number from 1.
+        InvalidInput: the number is missing and has no default, or is not a whole number of at least 1.
     """
     value = config.get(name)
     if value is None:
         value = default
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise InvalidInput(
-            f"{where}: {name} is {value!r}, but the model's size needs a whole number from 1. "
+            f"{where}: {name} is {value!r}, but it must be a whole number of at least 1. "
             "Fetch the base model again, or choose another."
         )
     return value

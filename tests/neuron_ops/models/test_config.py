@@ -30,10 +30,10 @@ def fused(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
         (b"[" * 100_000, CorruptArtifact, "is not JSON"),
         (b"[]", CorruptArtifact, "must be a JSON object, but is a list"),
         (None, InvalidInput, "has no config.json"),
-        (b"{}", InvalidInput, "architectures is None, but supported is one of: LlamaForCausalLM"),
+        (b"{}", InvalidInput, "architectures is None, but only these are supported: LlamaForCausalLM"),
         (b'{"architectures": "LlamaForCausalLM"}', InvalidInput, "architectures is 'LlamaForCausalLM'"),
         (b'{"architectures": []}', InvalidInput, r"architectures is \[\]"),
-        (b'{"architectures": ["LlamaForCausalLM", "X"]}', InvalidInput, "supported is one of"),
+        (b'{"architectures": ["LlamaForCausalLM", "X"]}', InvalidInput, "only these are supported"),
         (b'{"architectures": ["MambaForCausalLM"]}', InvalidInput, r"architectures is \['MambaForCausalLM'\]"),
     ],
 )
@@ -66,7 +66,7 @@ def test_an_adapter_may_target_the_layers_of_its_models_family_only(fused: dict[
 
 
 def test_another_architecture_is_refused_with_all_that_are_registered(fused: dict[str, object]) -> None:
-    with pytest.raises(InvalidInput, match=rf"supported is one of: LlamaForCausalLM, {FUSED}\."):
+    with pytest.raises(InvalidInput, match=rf"only these are supported: LlamaForCausalLM, {FUSED}\."):
         parse_config(b'{"architectures": ["MambaForCausalLM"]}', "model")
 
 

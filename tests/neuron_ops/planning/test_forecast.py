@@ -167,7 +167,7 @@ def test_another_architecture_is_refused_before_it_is_fetched(make_lineage: Make
 
     forecast = make_forecast(make_lineage(TRN1, **llama_recipe(llama)))
 
-    assert "supported is one of: LlamaForCausalLM" in refusals(forecast)[0]
+    assert "only these are supported: LlamaForCausalLM" in refusals(forecast)[0]
 
 
 def test_a_config_that_is_no_json_is_a_no_go(make_lineage: MakeLineage, llama: Path) -> None:
