@@ -1,7 +1,7 @@
-"""Whether the kernel killed for want of memory, and how much a container had used: what an exit status does not tell.
+"""Whether the kernel killed a process for lack of memory, and how much memory its container had used.
 
-Linux's control groups know it, in either version, as long as the container's first process lives. Where there is none,
-as on a laptop, nothing is said.
+An exit status does not say this. Linux's control groups, version 1 or 2, record it as long as the container's first
+process lives. If there is no control group, as on a laptop, the verdict is empty.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from pathlib import Path
 GROUPS = Path("/sys/fs/cgroup")
 OWN = Path("/proc/self/cgroup")
 NO_LIMIT = 2**60
-"""Version 1 writes the largest number of pages instead of a word."""
+"""Version 1 writes a number above this one if there is no limit; version 2 writes `max`."""
 FILES = (
     ("memory.max", "memory.peak", "memory.events"),
     ("memory.limit_in_bytes", "memory.max_usage_in_bytes", "memory.oom_control"),
@@ -20,37 +20,37 @@ FILES = (
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a control group says at one moment."""
+    """The memory figures of a control group at one moment."""
 
     limit: int | None
-    """Bytes; None without one."""
+    """Bytes; None if there is no limit."""
     peak: int
     kills: int
-    """How many of its processes the kernel has killed for want of memory."""
+    """How many of its processes the kernel has killed for lack of memory."""
 
 
 class MemoryWatch:
-    """Begins to count when it is made."""
+    """Watches a control group from the moment that the object is created."""
 
     def __init__(self, folder: Path | None = None) -> None:
-        """`folder` is the control group's; the process's own if none is named."""
+        """`folder` is the folder of the control group; None means the group of this process."""
         self._folder = folder or own_group(OWN, GROUPS)
         self._before = self._usage()
 
     def verdict(self) -> str:
-        """What happened since, in words; empty if the kernel killed nobody."""
+        """A sentence on what happened since then; empty if the kernel killed no process."""
         before, now = self._before, self._usage()
         if before is None or now is None or now.kills == before.kills:
             return ""
         limit = "without a limit of its own" if now.limit is None else f"of its limit of {_gib(now.limit)}"
-        return f"the kernel killed a process for want of memory: its container's peak was {_gib(now.peak)} {limit}"
+        return f"the kernel killed a process for lack of memory: its container's peak was {_gib(now.peak)} {limit}"
 
     def _usage(self) -> Usage | None:
         return None if self._folder is None else usage(self._folder)
 
 
 def own_group(memberships: Path, root: Path) -> Path | None:
-    """The folder of the control group that a process is in, by the kernel's list of them."""
+    """The folder of a process's control group, from the kernel's list of memberships; None if none reports memory."""
     try:
         lines = memberships.read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -59,7 +59,7 @@ def own_group(memberships: Path, root: Path) -> Path | None:
         _, controllers, path = line.split(":", 2)
         if controllers in ("", "memory"):
             top = root / controllers
-            # A container may see its own group as the top, under whatever path the machine knows it.
+            # A container may see its own group as the root, whatever the group's path on the machine is.
             for folder in (top / path.lstrip("/"), top):
                 if usage(folder) is not None:
                     return folder
@@ -67,7 +67,7 @@ def own_group(memberships: Path, root: Path) -> Path | None:
 
 
 def usage(folder: Path) -> Usage | None:
-    """What the control group of a folder says; None if it says nothing about memory."""
+    """The memory figures of the control group in a folder; None if it has none."""
     for names in FILES:
         try:
             limit, peak, events = ((folder / name).read_text(encoding="utf-8").strip() for name in names)

@@ -1,7 +1,7 @@
 """One program as a child of this process: its environment, its process group, and how it ended.
 
 A program runs in a process group of its own. When the caller is interrupted, every process of the group gets SIGTERM,
-time to end, then SIGKILL: cancel means cancel, also under torchrun. Which program that is belongs to steps/commands.
+time to end, then SIGKILL: cancel means cancel, also under torchrun. Which program to run belongs to steps/commands.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ LAUNCHER_PID = "FINE_TUNE_LAUNCHER_PID"
 def run(
     argv: Sequence[str], extra_environment: Mapping[str, str], on_line: Callable[[str], None] | None = None
 ) -> ExitResult:
-    """Run a step's program to its end; also what error of ours it ended with. `on_line` as for `execute`."""
+    """Run a step's program to its end and return how it ended. `on_line` works as in `execute`."""
     with tempfile.TemporaryDirectory(prefix="fine-tune-error-") as scratch:
         file, memory = Path(scratch, "error"), MemoryWatch()
         status = execute(argv, {**extra_environment, ERROR_FILE: str(file)}, on_line)
@@ -34,10 +34,11 @@ def run(
 def execute(
     argv: Sequence[str], extra_environment: Mapping[str, str], on_line: Callable[[str], None] | None = None
 ) -> int:
-    """Run a program to its end and return its exit status; negative for a signal, as subprocess has it.
+    """Run a program to its end and return its exit status; negative for a signal, as in subprocess.
 
-    The program inherits this process's environment, unread. Whatever interrupts the wait ends the whole process group
-    before it goes on. With `on_line`, each line of its output goes there instead of to this process's output.
+    The program inherits this process's environment, which is not read here. An exception that interrupts the wait ends
+    the whole process group and is then raised again. With `on_line`, each line of the program's output goes there
+    instead of to this process's output.
     """
     process = start(argv, extra_environment, own_group=True, output=None if on_line is None else subprocess.PIPE)
     try:
@@ -60,7 +61,7 @@ def execute(
 def start(
     argv: Sequence[str], extra_environment: Mapping[str, str], own_group: bool, output: int | None = None
 ) -> subprocess.Popen[bytes]:
-    """Start a program that ends itself when this process is gone; its output goes to this one's, or to `output`."""
+    """Start a program that ends itself when this process is gone; its output goes to this process's, or to `output`."""
     environment = {**os.environ, **extra_environment, LAUNCHER_PID: str(os.getpid())}
     errors = None if output is None else subprocess.STDOUT
     return subprocess.Popen(
@@ -71,7 +72,7 @@ def start(
 def end_without_launcher(launcher: int, interval: float = 1.0) -> None:
     """Return once process `launcher` or this process's parent is gone; called in a thread of the step.
 
-    SIGKILL of the launcher reaches nobody else: without this, a training would go on that nobody waits for. The parent
+    SIGKILL reaches the launcher only: without this, its training would go on with nobody waiting for it. The parent
     matters under torchrun, which puts every rank into a session of its own: SIGKILL of torchrun's group misses them.
     """
     parent = os.getppid()
@@ -95,7 +96,7 @@ def _is_alive(pid: int) -> bool:
 
 
 def _is_zombie(pid: int) -> bool:
-    """Whether it has ended and only waits for its parent to notice; told on Linux, never elsewhere."""
+    """Whether the process has ended and only waits for its parent to notice; False if there is no /proc."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_bytes()
     except OSError:

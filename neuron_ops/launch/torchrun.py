@@ -1,8 +1,8 @@
 """A group of processes for each node of a step, started together and ended together.
 
-A group is a torchrun; of `compile` it is the step's program, which starts torchrun below a compiler. Either way it ends
-with the exit status of the error that a rank reports, which torchrun alone would turn into 1. Which program the groups
-run belongs to steps/nodes; restarting from the last checkpoint belongs to whoever started the groups.
+A group is a torchrun process; for `compile` it is the step's program, which starts torchrun below a compiler. Either
+way the result has the error that a rank reports; torchrun alone would turn its exit status into 1. The choice of the
+program belongs to steps/nodes; restarting from the last checkpoint belongs to the program that started the groups.
 """
 
 import logging
@@ -25,8 +25,8 @@ from neuron_ops.launch.outcome import ERROR_FILE, ExitResult, read_error
 log = logging.getLogger(__name__)
 
 RENDEZVOUS_SECONDS = 7 * 24 * 3600
-"""How long a node waits for the others. Longer than whoever starts the nodes waits for their machines: it knows which
-one is missing and why, and ends them all."""
+"""How long a node waits for the others. The program that starts the nodes waits less long for their machines: it knows
+which one is missing and why, and ends them all."""
 POLL_SECONDS = 0.2
 
 
@@ -39,7 +39,7 @@ class Rendezvous:
 
     @classmethod
     def parse(cls, text: str) -> "Rendezvous":
-        """HOST:PORT.
+        """Read HOST:PORT.
 
         Raises:
             InvalidInput: the text is anything else.
@@ -71,8 +71,8 @@ def command(world: Layout, node: int, rendezvous: Rendezvous, program: Sequence[
     """The command line of one node's group."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={world.processes_per_node}"]
     if world.nodes == 1:
-        return [*torchrun, "--standalone", *program]  # it finds a free port by itself
-    # A static rendezvous: node 0 is where the others look for it. Torch's dynamic one hands out the ranks anew.
+        return [*torchrun, "--standalone", *program]  # it finds a free port on its own
+    # A static rendezvous: the others find node 0 at this address. Torch's dynamic rendezvous would reassign the ranks.
     return [
         *[*torchrun, f"--nnodes={world.nodes}", f"--node-rank={node}"],
         *[f"--master-addr={rendezvous.address}", f"--master-port={rendezvous.port}"],
@@ -91,13 +91,13 @@ def run_groups(
         error_file, memory = Path(scratch, "error"), MemoryWatch()
         variables = {
             **environment,
-            # The port beside the one that torchrun meets on.
+            # The port after the one of torchrun's own rendezvous.
             **rendezvous_environment(rendezvous.address, rendezvous.port + 1),
-            # For a program that starts its node's torchrun by itself; torchrun tells its ranks their own.
+            # For a program that starts its node's torchrun itself; torchrun sets them anew for its ranks.
             "MASTER_ADDR": rendezvous.address,
             "MASTER_PORT": str(rendezvous.port),
             ERROR_FILE: str(error_file),
-            "PET_LOG_DIR": scratch,  # torchrun's --log-dir: else it leaves a folder in TMPDIR each time
+            "PET_LOG_DIR": scratch,  # torchrun's --log-dir: otherwise it leaves a folder in TMPDIR each time
         }
         groups: dict[int, subprocess.Popen[bytes]] = {}
         try:
@@ -124,7 +124,7 @@ def _wait(groups: dict[int, subprocess.Popen[bytes]]) -> int:
 
 def _end(groups: list[subprocess.Popen[bytes]]) -> None:
     for group in groups:
-        group.terminate()  # nothing where it has ended already
+        group.terminate()  # does nothing if the group has already ended
     deadline = time.monotonic() + NODE_GROUPS_SECONDS
     for group in groups:
         try:

@@ -1,4 +1,4 @@
-"""A process that the kernel kills for want of memory is named so, with what its container used and may use."""
+"""A process that the kernel kills for lack of memory is named so, with what its container used and may use."""
 
 import os
 import subprocess
@@ -44,7 +44,7 @@ def test_a_kill_for_want_of_memory_is_told_with_peak_and_limit(tmp_path: Path) -
     version_2(tmp_path, limit=str(32 * GIB), peak=32 * GIB - GIB // 4, kills=4)
 
     assert watch.verdict() == (
-        "the kernel killed a process for want of memory: its container's peak was 31.8 GiB of its limit of 32 GiB"
+        "the kernel killed a process for lack of memory: its container's peak was 31.8 GiB of its limit of 32 GiB"
     )
 
 
@@ -94,14 +94,14 @@ def small_group() -> Iterator[Path]:
     """A real control group of 192 MiB below this process's own."""
     own = own_group(OWN, GROUPS)
     if own is None:
-        pytest.skip("NO CONTROL GROUPS: a real kill for want of memory was not tested.")
+        pytest.skip("NO CONTROL GROUPS: a real kill for lack of memory was not tested.")
     folder = own / f"test-{os.getpid()}"
     limit = folder / ("memory.max" if (own / "memory.max").exists() else "memory.limit_in_bytes")
     try:
         folder.mkdir()
         limit.write_text(str(192 * 2**20))
     except OSError as error:
-        pytest.skip(f"NO CONTROL GROUP OF ITS OWN: a real kill for want of memory was not tested ({error}).")
+        pytest.skip(f"NO CONTROL GROUP OF ITS OWN: a real kill for lack of memory was not tested ({error}).")
     yield folder
     folder.rmdir()
 
@@ -110,5 +110,5 @@ def test_a_launcher_that_outlives_its_program_says_that_memory_ran_out(small_gro
     done = subprocess.run([sys.executable, "-c", LAUNCHER, str(small_group)], capture_output=True, text=True)
 
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("-9 the kernel killed a process for want of memory: its container's peak was 0.18")
+    assert done.stdout.startswith("-9 the kernel killed a process for lack of memory: its container's peak was 0.18")
     assert done.stdout.endswith(" of its limit of 0.188 GiB\n")
