@@ -3,10 +3,10 @@
     <store>/<artifact>/<dataset version>/<fingerprint>/manifest.json     written last: its presence is "finished"
                                                       /w-<writer>/...    the files that the manifest names
 
-Each writer fills a folder of its own and then tries to create the manifest, which only one can. So two writers of one
-address never mix, a kill at any moment leaves no half artifact, and it is the same on a folder and on S3. Finding,
-reading, publishing and removing belong here. What an address and a manifest say belongs to manifest, what is inside an
-artifact to the step that makes it.
+Each writer fills a folder of its own and then tries to create the manifest, which only one can. So the files of two
+writers of one address never mix, a kill at any moment leaves no half-finished artifact, and folders and S3 work alike.
+Finding, reading, publishing and removing belong here. The contents of addresses and manifests belong to manifest, the
+contents of an artifact to the step that makes it.
 """
 
 import contextlib
@@ -43,7 +43,7 @@ class Artifact:
 
     @property
     def is_local(self) -> bool:
-        """Whether `local` gives the files where they are; else it copies them each time."""
+        """Whether `local` gives the files in place; otherwise it copies them each time."""
         return isinstance(self._files, LocalFiles)
 
     @property
@@ -54,7 +54,7 @@ class Artifact:
         """One file's bytes.
 
         Raises:
-            CorruptArtifact: the manifest names the file, but it is not there or not those bytes.
+            CorruptArtifact: the file is not in the manifest, is missing, or has other bytes than the manifest says.
         """
         record = next((file for file in self.manifest.files if file.name == name), None)
         data = self._files.read(f"{self._path}/{name}") if record else None
@@ -70,13 +70,13 @@ class Artifact:
 
     @contextlib.contextmanager
     def local(self, *, verify: bool = True, names: Collection[str] | None = None) -> Iterator[Path]:
-        """The files as a local folder for the time of the `with` block, their bytes compared with the manifest.
+        """The files as a local folder during the `with` block, their bytes compared with the manifest.
 
-        verify=False compares sizes only, for a reader that computes digests of its own as it reads. With `names`, no
-        other files need be there.
+        verify=False compares sizes only, for a reader that computes digests of its own as it reads. With `names`, the
+        folder may lack all other files.
 
         Raises:
-            CorruptArtifact: a file is missing, cut short, or other than it was when it was published.
+            CorruptArtifact: a file is missing, cut short, or changed since it was published.
         """
         self.check_sizes()
         files = [file for file in self.manifest.files if names is None or file.name in names]
@@ -87,7 +87,7 @@ class Artifact:
             yield folder
 
     def check_sizes(self) -> None:
-        """Compare every file's size with the manifest: what reuse can afford (a listing, no bytes read).
+        """Compare every file's size with the manifest: cheap enough for each reuse (one listing, no bytes read).
 
         Raises:
             CorruptArtifact: a file is missing or has another size.
@@ -99,7 +99,7 @@ class Artifact:
 
     def _corrupt(self, name: str, how: str) -> CorruptArtifact:
         return CorruptArtifact(
-            f"{self.location}/{name} {how}, against {MANIFEST}: the artifact was changed after it was finished. "
+            f"{self.location}/{name} {how} than {MANIFEST} says: the artifact was changed after it was finished. "
             f"{_make_again(self._files.url, self.address)}"
         )
 
@@ -110,12 +110,15 @@ def _make_again(url: str, address: Address) -> str:
     if address.part is None:
         return f"Remove {url}/{address} and {again}."
     whole = f"{url}/{replace(address, part=None)}"
-    return f"Remove {url}/{address} and {whole}/{MANIFEST}, then {again}: it goes on from what is whole below {whole}."
+    return (
+        f"Remove {url}/{address} and {whole}/{MANIFEST}, then {again}: it continues from the finished parts below "
+        f"{whole}."
+    )
 
 
 @dataclass(slots=True)
 class Writer:
-    """A folder to fill, and the right to try to publish it. Get one from `ArtifactStore.writer`."""
+    """A folder to fill and then publish. `ArtifactStore.writer` makes one."""
 
     address: Address
     path: Path
@@ -125,22 +128,22 @@ class Writer:
     def publish(
         self, make_manifest: Callable[[str, tuple[FileRecord, ...]], Manifest], placed: Sequence[FileRecord] = ()
     ) -> Artifact:
-        """Make the files durable, then create the manifest: last, whole, and only if no other writer did.
+        """Make the files durable, then create the manifest: last, in one piece, and only if no other writer has.
 
-        `placed` are files that never were in the folder, because they are durable at their place already.
-        Returns this writer's artifact, or that of the writer who was first; this one's files are then removed.
+        `placed` are files that never were in the folder, because they are already durable at their final place.
+        Returns this writer's artifact, or that of the writer that was first; then this writer's files are removed.
         """
         try:
             self._try_to_publish(make_manifest, placed)
         except FileNotFoundError:
-            # The writer who was first has swept this one's files away.
+            # The writer that was first has removed this one's files.
             if self._store.find(self.address) is None:
                 raise
         artifact = self._store.require(self.address)
         if artifact.manifest.data != self._data:
             log.info("another process finished %s first; its files are used and this one's are removed", self.address)
-        # Also this writer's own files, unless the manifest names them: S3 may say "it exists" of a manifest that its
-        # own first try created, when the answer to that try was lost.
+        # This removes this writer's own files too, unless the manifest names them: S3 may say "it exists" about a
+        # manifest that this writer's own first try created, if the answer to that try was lost.
         self._store.sweep(artifact)
         return artifact
 
@@ -172,7 +175,7 @@ class ArtifactStore:
         """The finished artifact at this address, or None.
 
         Raises:
-            CorruptArtifact: there is a manifest that cannot be read.
+            CorruptArtifact: there is a manifest, but it cannot be read.
         """
         data = self.files.read(f"{address}/{MANIFEST}")
         if data is None:
@@ -205,8 +208,8 @@ class ArtifactStore:
     def finished(self, artifact: str, dataset_version: str | None = None) -> Iterator[Artifact]:
         """Every finished artifact of this name, of one dataset version or of all; sorted, and read one by one.
 
-        Those whose addresses name no dataset version are of all. One whose manifest cannot be read is left out with a
-        warning: it does not concern whoever looks for others.
+        Without `dataset_version`, artifacts whose addresses name no version are included. An artifact whose manifest
+        cannot be read is left out with a warning: callers that look for others do not need it.
         """
         if dataset_version is not None:
             yield from self._finished_below(artifact, dataset_version)
@@ -220,7 +223,7 @@ class ArtifactStore:
 
     def _finished_below(self, artifact: str, dataset_version: str) -> Iterator[Artifact]:
         for name in self.files.children(f"{artifact}/{dataset_version}"):
-            # It is not a version but an unfinished artifact: in a writer's folder a manifest is a mere file.
+            # Such a name means an unfinished artifact, not a version: in a writer's folder a manifest is a plain file.
             if not name.startswith(WRITER_PREFIX):
                 found = self._find_readable(Address(artifact, name, dataset_version))
                 if found is not None:
@@ -248,7 +251,7 @@ class ArtifactStore:
 
     @contextlib.contextmanager
     def writer(self, address: Address) -> Iterator[Writer]:
-        """A fresh folder to fill and publish. Left without `publish`, its files are removed."""
+        """An empty folder to fill and publish. Its files are removed at the end if they were not published."""
         data = f"{WRITER_PREFIX}{secrets.token_hex(4)}"
         with self.files.workspace(f"{address}/{data}") as path:
             try:
@@ -258,7 +261,7 @@ class ArtifactStore:
                     self.files.remove(f"{address}/{data}")
 
     def remove(self, address: Address) -> None:
-        """Remove an artifact: its manifest first, so that nobody finds half of it."""
+        """Remove an artifact: its manifest first, so that no reader finds half of it."""
         self.files.remove(f"{address}/{MANIFEST}")
         self.files.remove(str(address))
 
@@ -269,8 +272,8 @@ class ArtifactStore:
                 self.files.remove(f"{artifact.address}/{name}")
         try:
             self.files.abort_uploads(str(artifact.address))
-        except InvalidInput as error:  # a right that only sweeping needs
-            log.warning("uploads that killed writers left below %s stay: %s", artifact.address, error)
+        except InvalidInput as error:  # only sweeping needs this permission
+            log.warning("uploads that killed writers left below %s are not removed: %s", artifact.address, error)
 
     def _is_published(self, address: Address, data: str) -> bool:
         artifact = self.find(address)

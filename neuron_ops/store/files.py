@@ -32,7 +32,7 @@ class Files(Protocol):
         ...
 
     def read(self, path: str) -> bytes | None:
-        """The file's bytes; None where there is no such file."""
+        """The file's bytes; None if there is no such file."""
         ...
 
     def stamps(self, path: str) -> dict[str, tuple[int, str]]:
@@ -40,15 +40,15 @@ class Files(Protocol):
         ...
 
     def digests(self, path: str) -> dict[str, str]:
-        """What tells the content of every file below `path`: a digest of its bytes, or S3's own ETag."""
+        """A mark of the content of every file below `path`: a digest of its bytes, or S3's own ETag."""
         ...
 
     def children(self, path: str) -> list[str]:
-        """Names directly below `path`, sorted; empty where there is nothing."""
+        """Names directly below `path`, sorted; empty if there is nothing."""
         ...
 
     def create(self, path: str, data: bytes) -> bool:
-        """Write a whole file unless it is there. True: this call created it; it is then complete and durable."""
+        """Write a whole file unless it exists. True: this call created it, and it is complete and durable."""
         ...
 
     def remove(self, path: str) -> None:
@@ -56,11 +56,11 @@ class Files(Protocol):
         ...
 
     def abort_uploads(self, path: str) -> None:
-        """Remove what killed uploads left below `path` that no listing of files shows."""
+        """Remove what killed uploads left below `path`; a listing of files does not show it."""
         ...
 
     def workspace(self, path: str) -> contextlib.AbstractContextManager[Path]:
-        """A local folder to fill for `path`, of the same name; what it holds is at `path` once `store` was called."""
+        """A local folder to fill for `path`, with the same name; `store` then puts its files at `path`."""
         ...
 
     def store(self, workspace: Path, path: str) -> None:
@@ -76,12 +76,12 @@ def open_files(url: str) -> Files:
     """The tree at a local path, a file:// URL or an s3:// URL.
 
     Raises:
-        InvalidInput: another kind of URL, one with credentials in it, or an s3:// URL without s3fs being installed.
+        InvalidInput: another kind of URL, one with credentials in it, or an s3:// URL while s3fs is not installed.
     """
     parts = urlsplit(url)
-    if "@" in parts.netloc:  # the URL is in command lines, run configurations and logs: here it is not repeated
+    if "@" in parts.netloc:  # URLs appear in command lines and logs: this message does not repeat it
         raise InvalidInput(
-            f"Store {parts.scheme}://…@…: credentials have no place in a URL. "
+            f"Store {parts.scheme}://…@…: a URL must not contain credentials. "
             "Give them in the environment or by a role, and write s3://bucket/prefix."
         )
     if parts.scheme == "s3":
@@ -159,12 +159,12 @@ class LocalFiles:
                 file.flush()
                 os.fsync(file.fileno())
             os.chmod(name, 0o644)
-            # A link fails where the name exists, so of two writers one wins, and a reader sees all bytes or none.
+            # A link fails if the name exists, so one of two writers wins, and a reader sees all bytes or none.
             os.link(name, target)
         except FileExistsError:
             return False
         except FileNotFoundError:
-            # The writer who was first has swept this one's unnamed file away.
+            # The writer that was first has removed this one's temporary file.
             if not target.exists():
                 raise
             return False
@@ -184,7 +184,7 @@ class LocalFiles:
                 target.parent.rmdir()  # as on S3, there is no such thing as an empty folder
 
     def abort_uploads(self, path: str) -> None:
-        """Nothing: in a folder every byte belongs to a file."""
+        """Do nothing: in a folder every byte belongs to a file."""
 
     @contextlib.contextmanager
     def workspace(self, path: str) -> Iterator[Path]:
@@ -205,11 +205,11 @@ class LocalFiles:
 
 
 def _make_folder(folder: Path) -> None:
-    """Make a folder and those above it.
+    """Make a folder and its parents.
 
     Raises:
         InvalidInput: the path leads through a file, or this user may not write there.
-        Unavailable: anything else the disk says, such as that it is full.
+        Unavailable: any other error of the disk, such as a full one.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
-"""What is written down about an artifact: its address, its manifest, and what decided both.
+"""The records about an artifact: its address, its manifest, and what decided both.
 
-These are the records and how two of them are compared; no file is opened here. Finding, publishing and removing
+The records and the comparison of two of them belong here; this module opens no file. Finding, publishing and removing
 artifacts belong to artifacts.
 """
 
@@ -23,7 +23,7 @@ class Address:
     fingerprint: str
     dataset_version: str | None = None
     part: str | None = None
-    """A finished piece of an unfinished artifact, such as one checkpoint; an artifact of its own."""
+    """A finished piece of an unfinished artifact, such as one checkpoint; the piece is an artifact itself."""
 
     def __str__(self) -> str:
         parts = (self.artifact, self.dataset_version, self.fingerprint, self.part)
@@ -90,7 +90,7 @@ class Manifest(_Record):
 
     @property
     def total_bytes(self) -> int:
-        """Bytes of all files, the manifest not counted."""
+        """Bytes of all files, without the manifest."""
         return sum(file.bytes for file in self.files)
 
 
@@ -101,7 +101,7 @@ def fingerprint(value: object) -> str:
 
 
 def explain_difference(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Which fields differ between what two fingerprints read: `["graph.sequence_length: 256 -> 512"]`."""
+    """The fields that differ between the inputs of two fingerprints: `["graph.sequence_length: 256 -> 512"]`."""
     lines = []
     for key in sorted(old.keys() | new.keys()):
         before, after = old.get(key), new.get(key)
@@ -114,7 +114,7 @@ def explain_difference(old: Mapping[str, Any], new: Mapping[str, Any], prefix: s
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """What an artifact is made from, and therefore where it belongs."""
+    """What an artifact is made from, and the address that follows from it."""
 
     address: Address
     reads: dict[str, Any]  # Any: plain JSON of recipe fields

@@ -1,8 +1,9 @@
-"""A folder that belongs to the processes of one launch on one machine, and to nobody else.
+"""A folder that only the processes of one launch on one machine use.
 
-The first of them fills it, the others wait; the last one out removes it, and what killed processes left is removed by
-the next. All of this hangs on flock, which the kernel lets go with the process. Whoever uses a folder knows what it is
-for: a compiler writes into its copy of a published cache, and `shared_copy` reads from S3 once for all.
+The first process fills it while the others wait; the last process to leave removes it; the next launch removes what
+killed processes left. This relies on flock: the kernel releases a lock when its process ends. The purpose of a folder
+belongs to its user: a compiler writes into its copy of a published cache, and `shared_copy` reads from S3 once for all
+processes.
 """
 
 import contextlib
@@ -29,7 +30,7 @@ def node_local_folder(name: str, fill: Callable[[Path], None], root: Path | None
     """The node-local folder `name`, filled, while this process uses it.
 
     Raises:
-        InvalidInput: the place of such folders is another user's, or a link.
+        InvalidInput: the parent of these folders belongs to another user, or is a link.
     """
     root = root or node_local_root()
     _make_private(root)
@@ -44,10 +45,10 @@ def node_local_folder(name: str, fill: Callable[[Path], None], root: Path | None
 
 
 def _make_private(root: Path) -> None:
-    """Programs are run from there, so nobody else may write to it.
+    """Make the folder that only this user may write to, because programs are run from it.
 
     Raises:
-        InvalidInput: the name is taken by another user, or by a link.
+        InvalidInput: the folder belongs to another user, or the path is a link.
     """
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
     found = root.lstat()
@@ -59,13 +60,13 @@ def _make_private(root: Path) -> None:
 
 
 def _enter(folder: Path, fill: Callable[[Path], None]) -> int:
-    """A shared lock on a folder that is filled; by this process, unless another one did."""
+    """A shared lock on a filled folder; this process fills it unless another one has."""
     while True:
         descriptor = _open(folder)
         try:
             if _try_exclusive(descriptor) and _is(folder, descriptor):
                 _fill(folder, fill)
-            fcntl.flock(descriptor, fcntl.LOCK_SH)  # waits for whoever fills it
+            fcntl.flock(descriptor, fcntl.LOCK_SH)  # waits for the process that fills it
             # A process that was killed while it filled the folder leaves it without the mark: try again.
             if _is(folder, descriptor) and (folder / READY).exists():
                 return descriptor
@@ -77,7 +78,7 @@ def _enter(folder: Path, fill: Callable[[Path], None]) -> int:
 
 
 def _fill(folder: Path, fill: Callable[[Path], None]) -> None:
-    """Alone with the folder: whatever is in it belongs to processes that are gone."""
+    """Fill the folder under an exclusive lock: anything in it belongs to processes that have ended."""
     for child in folder.iterdir():
         shutil.rmtree(child) if child.is_dir() else child.unlink()
     fill(folder)
@@ -88,7 +89,7 @@ def _sweep(root: Path) -> None:
     for folder in root.iterdir():
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-            # Just made and not yet locked by its owner looks the same; the owner then makes it again.
+            # A folder that its owner has made but not yet locked looks the same; the owner then makes it again.
             _remove_if_unused(folder, descriptor)
             os.close(descriptor)
 
@@ -101,7 +102,7 @@ def _remove_if_unused(folder: Path, descriptor: int) -> None:
 def _open(folder: Path) -> int:
     while True:
         folder.mkdir(exist_ok=True)
-        with contextlib.suppress(FileNotFoundError):  # swept away in between
+        with contextlib.suppress(FileNotFoundError):  # another process removed it in between
             return os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
 
 

@@ -1,9 +1,9 @@
 """Raw datasets: what a data team delivers, one folder per dataset version, immutable once its marker is there.
 
     <raw>/<dataset version>/{*.jsonl,*.parquet}   the rows
-                           /_SUCCESS              written last: only then does the version exist
+                           /_SUCCESS              written last: without it the version does not exist
 
-Names, listing, digests and delivery belong here; what a row means belongs to formats/.
+Names, listing, digests and delivery belong here; the meaning of a row belongs to formats/.
 """
 
 import contextlib
@@ -51,7 +51,7 @@ class RawDatasets:
         return self._files.url
 
     def names(self) -> list[str]:
-        """Every folder below the root, landed or not, well named or not; one listing."""
+        """Every folder below the root, landed or not, with a valid name or not; one listing."""
         return self._files.children("")
 
     def has_landed(self, version: str) -> bool:
@@ -69,21 +69,23 @@ class RawDatasets:
         return fingerprint({name: mark for name, mark in self._files.digests(version).items() if name in rows})
 
     def stats(self, version: str) -> dict[str, int]:
-        """Files and bytes, for people to see."""
+        """Number of files and bytes, to show to people."""
         files = self._row_files(version)
         return {"files": len(files), "bytes": sum(size for size, _ in files.values())}
 
     @contextlib.contextmanager
     def local(self, version: str) -> Iterator[Path]:
-        """The data files as a local folder for the time of the `with` block."""
+        """The data files as a local folder during the `with` block."""
         with self._files.local(version, list(self._row_files(version))) as folder:
             yield folder
 
     def land(self, version: str, folder: Path) -> list[str]:
-        """Deliver a folder's data files as a new version, the marker last; what of an unfinished delivery was removed.
+        """Deliver a folder's data files as a new version, the marker last.
+
+        Returns the names of the files of an unfinished delivery that were removed.
 
         Raises:
-            InvalidInput: there is such a version, the name is malformed, or the folder holds no rows.
+            InvalidInput: the version exists already, the name is not valid, or the folder holds no rows.
         """
         check_version(version)
         if self.has_landed(version):
@@ -94,7 +96,7 @@ class RawDatasets:
         rows = [file for file in sorted(folder.glob("*")) if file.is_file() and _holds_rows(file.name)]
         if not rows:
             raise InvalidInput(f"{folder} holds no {' or '.join(ROW_FILES)} file. Give the folder with the rows.")
-        # Whatever an interrupted delivery left goes: without its marker the version does not exist.
+        # Remove what an interrupted delivery left: without its marker the version does not exist.
         stale = [name for name in self._files.children(version) if _holds_rows(name)]
         for name in stale:
             self._files.remove(f"{version}/{name}")

@@ -1,6 +1,7 @@
 """The file operations of `files.Files` on S3, through s3fs and the AWS SDK below it.
 
-What the SDK raises becomes one sentence here. What the files mean belongs to artifacts.py and raw_datasets.py.
+This module turns each error of the SDK into one sentence. The meaning of the files belongs to artifacts.py and
+raw_datasets.py.
 """
 
 import contextlib
@@ -20,7 +21,7 @@ class S3Files:
 
     def __init__(self, url: str) -> None:
         try:
-            import s3fs  # 0.3 CPU s: only who stores in S3 pays it
+            import s3fs  # 0.3 CPU s: only stores in S3 pay for it
             from aiobotocore.session import AioSession
             from botocore.handlers import add_expect_header
         except ImportError:
@@ -51,7 +52,7 @@ class S3Files:
     def read(self, path: str) -> bytes | None:
         try:
             with self._explained(path):
-                # One request. With concurrency s3fs would ask for the size first: two more where there is no file.
+                # One request. With concurrency s3fs would ask for the size first: two more if there is no file.
                 data: bytes = self.fs.cat_file(self._full(path), max_concurrency=1)
         except FileNotFoundError:
             return None
@@ -90,7 +91,9 @@ class S3Files:
                         raise
                 else:
                     return True
-        raise Unavailable(f"s3://{self._full(path)}: other writers kept it busy ({CONFLICT_TRIES} tries).")
+        raise Unavailable(
+            f"s3://{self._full(path)}: other writers wrote it at the same time, in {CONFLICT_TRIES} tries. Try again."
+        )
 
     def remove(self, path: str) -> None:
         with self._explained(path):
@@ -105,7 +108,7 @@ class S3Files:
             while True:
                 found = self.fs.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=f"{key}/", **place)
                 for upload in found.get("Uploads", ()):
-                    with contextlib.suppress(FileNotFoundError):  # it ended since
+                    with contextlib.suppress(FileNotFoundError):  # it has ended since
                         self.fs.call_s3(
                             "abort_multipart_upload", Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"]
                         )
@@ -114,19 +117,19 @@ class S3Files:
                 place = {"KeyMarker": found["NextKeyMarker"], "UploadIdMarker": found["NextUploadIdMarker"]}
 
     def call(self, operation: str, path: str, **arguments: Any) -> dict[str, Any]:
-        """One request of S3's API about the object at `path`."""
+        """One request to S3's API about the object at `path`."""
         bucket, _, key = self._full(path).partition("/")
         with self._explained(path):
             answer: dict[str, Any] = self.fs.call_s3(operation, Bucket=bucket, Key=key, **arguments)
         return answer
 
     def copy_source(self, path: str) -> dict[str, str]:
-        """The object at `path`, as requests name what they copy from."""
+        """The object at `path`, in the form in which requests name the source of a copy."""
         bucket, _, key = self._full(path).partition("/")
         return {"Bucket": bucket, "Key": key}
 
     def read_range(self, path: str, start: int, stop: int) -> bytes:
-        """Bytes `start` to `stop` of a file that is there."""
+        """Bytes `start` to `stop` of a file that exists."""
         with self._explained(path):
             data: bytes = self.fs.cat_file(self._full(path), start=start, end=stop)
         return data
@@ -159,7 +162,7 @@ class S3Files:
 
     @contextlib.contextmanager
     def _explained(self, path: str) -> Iterator[None]:
-        """Turn what the SDK raises into one sentence; that a file is not there is an answer."""
+        """Turn an error of the SDK into one sentence; a missing file is an answer and passes through."""
         from botocore.exceptions import BotoCoreError, NoCredentialsError, ParamValidationError, ProfileNotFound
 
         try:
@@ -192,7 +195,7 @@ class S3Files:
 
 
 def _s3_code(error: OSError) -> str | None:
-    """S3's own word for an error, such as NoSuchBucket, from the SDK's error that s3fs translated."""
+    """S3's own code of an error, such as NoSuchBucket, from the SDK's error that s3fs translated."""
     response: dict[str, Any] = getattr(error.__cause__, "response", {})
     code: str | None = response.get("Error", {}).get("Code")
     return code

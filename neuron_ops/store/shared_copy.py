@@ -1,7 +1,7 @@
 """An artifact's files as one folder for all processes of a training on one machine.
 
-In a store on a folder that is where they lie. What is in S3 has to be copied first, into a node-local folder and once:
-a copy of an 8B model for each of 32 processes would be 514 GB, more than any pod's scratch.
+If the store is a folder, the processes read the files in place. Files in S3 are first copied, once, into a node-local
+folder: a copy of an 8B model for each of 32 processes would be 514 GB, more than any pod's scratch.
 """
 
 import contextlib
@@ -15,13 +15,13 @@ from neuron_ops.store.node_local import node_local_folder
 
 @contextlib.contextmanager
 def shared_copy(artifact: Artifact, launch_name: str, *, verify: bool) -> Iterator[Path]:
-    """The files for the time of the `with` block; `launch_name` is what those processes have in common.
+    """The files during the `with` block; all those processes pass the same `launch_name`.
 
     With `verify`, files that are not copied are compared with the manifest; a copy always is, by the process that
     makes it.
 
     Raises:
-        CorruptArtifact: a file is missing or other than it was when it was published.
+        CorruptArtifact: a file is missing, or changed since it was published.
     """
     if artifact.is_local:
         with artifact.local(verify=verify) as folder:
