@@ -1,7 +1,7 @@
 """Recipes as strict YAML (or JSON) files: finding, reading, overriding, and explaining what is wrong with one.
 
-A misspelled key is an error that says what may have been meant, never a default. What a field may hold belongs to
-`schema`, what others call it to `foreign_names`.
+A misspelled key is an error that suggests the right name; it never falls back to a default. The values that a field may
+hold belong to `schema`, its names in other projects to `foreign_names`.
 """
 
 import difflib
@@ -25,23 +25,23 @@ RECIPES = Path(__file__).parent / "shipped"
 def load_recipe(name_or_path: str, overrides: Mapping[str, object] | None = None) -> Recipe:
     """Read a recipe by its shipped name or its file, then apply `{"training.learning_rate": 1e-4}`-like overrides.
 
-    In place of a name it takes the recipe itself: JSON, or YAML of several lines as a ConfigMap can hold it.
+    `name_or_path` may also be the recipe itself: JSON, or YAML of several lines, as in a ConfigMap.
 
     Raises:
         InvalidInput: no such recipe, not YAML, an unknown or missing field, a value out of range.
     """
-    is_json = name_or_path.startswith("{")  # a pod has no file that its launcher could have written
+    is_json = name_or_path.startswith("{")  # a pod has no file from its launcher
     is_text = is_json or "\n" in name_or_path
     path = Path("given as text") if is_text else _find(name_or_path)
     data = _parse(name_or_path, path, ".json" if is_json else ".yaml") if is_text else _read_file(path)
     for dotted, value in (overrides or {}).items():
         _override(data, dotted, value)
-    # JSON is pydantic's strict mode that still takes lists for tuples and 1 for 1.0, and nothing else.
+    # On JSON, pydantic's strict mode still takes lists for tuples and 1 for 1.0, and converts nothing else.
     try:
         return Recipe.model_validate_json(json.dumps(data), strict=True)
     except ValidationError as error:
         raise InvalidInput(_explain(error, path)) from None
-    except (TypeError, ValueError) as error:  # of json.dumps: a YAML tag or alias that makes other things than JSON's
+    except (TypeError, ValueError) as error:  # from json.dumps: a YAML tag or alias made a value that JSON lacks
         raise InvalidInput(f"Recipe {path}: {error}. Use plain words, numbers, lists and mappings only.") from None
 
 
@@ -51,7 +51,7 @@ def shipped_recipes() -> list[str]:
 
 
 def parse_value(text: str) -> object:
-    """The value of a `--set key=value`, read as the YAML of a recipe would be.
+    """The value of a `--set key=value`, read like the YAML of a recipe.
 
     Raises:
         InvalidInput: not a YAML scalar or list.
@@ -59,7 +59,7 @@ def parse_value(text: str) -> object:
     try:
         return _parse_yaml(text)
     except (yaml.YAMLError, ValueError) as error:
-        # Of YAML's own words only what it found wrong: the rest is positions in a text that stands here anyway.
+        # Only the problem from YAML's message: the rest is positions in a text that our message shows anyway.
         problem = getattr(error, "problem", None) or str(error)
         raise InvalidInput(f"{text!r} is not a YAML value ({problem}). Quote it or write it as in a recipe.") from None
 

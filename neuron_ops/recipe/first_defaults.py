@@ -1,8 +1,8 @@
-"""The default with which each recipe field was introduced. A fingerprint leaves out a field that holds it.
+"""The default with which each recipe field was introduced. A fingerprint leaves out a field with this value.
 
-So a field that is added later, with its line here, moves no address of an artifact that was made before. A line is
-never changed: when a field's default changes in the schema, the new default is a value like any other, and recipes
-that rely on it get other addresses, as they should. tests/addresses.json pins what comes of it.
+So a field that is added later, with its line here, changes no address of an existing artifact. Never change a line:
+when a field's default changes in the schema, the new default is a value like any other, and recipes that rely on it
+get new addresses, as they should. tests/addresses.json pins the resulting addresses.
 """
 
 from collections.abc import Mapping
@@ -66,7 +66,7 @@ FIRST_DEFAULTS: Mapping[str, Any] = {  # Any: the JSON of a recipe's values
     "evaluation.max_new_tokens": 64,
     "evaluation.threads": 1,
     "evaluation.min_improvement": 0.0,
-    # Of what follows from `hardware`: how processes share a training.
+    # Derived from `hardware`: how processes share a training.
     "layout.data_parallel_size": 1,
     "layout.tensor_parallel_size": 1,
     "layout.pipeline_parallel_size": 1,
@@ -78,7 +78,7 @@ def field_values(recipe: Recipe, fields: tuple[str, ...]) -> dict[str, Any]:  # 
     """The named fields (`graph.lora.r`) as JSON, without those that hold their first default.
 
     Raises:
-        KeyError: a name that the schema does not have; a defect of ours.
+        KeyError: a name that the schema does not have; this is a defect of the calling code.
     """
     whole = recipe.model_dump(mode="json")
     return without_first_defaults({name: reduce(getitem, name.split("."), whole) for name in fields})
@@ -90,7 +90,7 @@ def without_first_defaults(values: Mapping[str, Any]) -> dict[str, Any]:  # Any:
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:  # Any: JSON
-    """Nested mappings as one, with dotted names: `{"layout": {"threads": 2}}` as `{"layout.threads": 2}`."""
+    """Nested mappings as one mapping with dotted names: `{"layout": {"threads": 2}}` as `{"layout.threads": 2}`."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
         flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
@@ -98,7 +98,7 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:  # A
 
 
 def with_first_defaults(values: Mapping[str, Any], fields: tuple[str, ...]) -> dict[str, Any]:  # Any: JSON
-    """What `field_values` left out put back in, to show to a person."""
+    """The values, with the fields that `field_values` left out, to show to a person."""
     return {name: values.get(name, FIRST_DEFAULTS.get(name)) for name in fields} | dict(values)
 
 

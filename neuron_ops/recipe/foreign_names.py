@@ -1,7 +1,7 @@
-"""What a recipe's fields are called elsewhere: in earlier versions of this project, transformers, TRL, PEFT, Axolotl.
+"""The names of recipe fields elsewhere: in earlier versions of this project, transformers, TRL, PEFT and Axolotl.
 
-Nothing of it is accepted: a name that means something slightly else must not pass for ours. It decides only what the
-error about an unknown field says; how an error is put together belongs to `file`.
+A recipe cannot use these names: a name with a slightly different meaning must not pass for ours. They only decide what
+the error about an unknown field says; building the whole error belongs to `file`.
 """
 
 from collections.abc import Iterator
@@ -15,11 +15,11 @@ from neuron_ops.recipe.schema import Recipe
 
 @dataclass(frozen=True, slots=True)
 class Here:
-    """The field that means the same."""
+    """The recipe field with the same meaning."""
 
     field: str
     difference: str = ""
-    """A clause where it does not mean quite the same."""
+    """A clause on the difference, if the meaning is not quite the same."""
 
     def __str__(self) -> str:
         return f"it is called {self.field}" + (f": {self.difference}" if self.difference else "")
@@ -67,7 +67,7 @@ TRANSFORMERS = {
     "use_cpu": Here("hardware.backend", "cpu"),
     "ddp_timeout": Here("hardware.stall_minutes", "it counts minutes, for one micro-batch"),
 }
-"""transformers' TrainingArguments, and TRL's SFTConfig and ModelConfig where they add to them."""
+"""transformers' TrainingArguments, and what TRL's SFTConfig and ModelConfig add to it."""
 
 PEFT = {
     "base_model_name_or_path": Here("base_model.repository", "with base_model.revision, the commit"),
@@ -75,7 +75,7 @@ PEFT = {
     "lora_r": Here("graph.lora.r"),
     "lora_target_modules": Here("graph.lora.target_modules"),
 }
-"""PEFT's LoraConfig, and how command lines around it call its fields."""
+"""PEFT's LoraConfig, and the names of its fields on common command lines."""
 
 AXOLOTL = {
     "revision_of_model": Here("base_model.revision", "a commit, not a branch"),
@@ -99,8 +99,8 @@ AXOLOTL = {
     "lora_target_linear": Here("graph.lora.target_modules", "name each of the layers"),
     "num_epochs": Here("training.num_train_epochs"),
     "lr_scheduler": Here("training.lr_scheduler_type"),
-    "evals_per_epoch": Here("training.eval_steps", "the optimizer steps between two"),
-    "saves_per_epoch": Here("training.save_steps", "the optimizer steps between two"),
+    "evals_per_epoch": Here("training.eval_steps", "it counts the optimizer steps between two"),
+    "saves_per_epoch": Here("training.save_steps", "it counts the optimizer steps between two"),
     "eval_max_new_tokens": Here("evaluation.max_new_tokens"),
 }
 """Axolotl's configuration, which has no sections."""
@@ -111,7 +111,7 @@ _OPTIMIZER = "the optimizer is always AdamW"
 _LORA_ONLY = "the adapter is plain LoRA"
 _NOT_QUANTIZED = "the base model is never quantized"
 _LAYOUT = "the hardware section decides how processes share the model"
-_STORE = "artifacts lie where FINE_TUNE_STORE says"
+_STORE = "artifacts are stored where FINE_TUNE_STORE says"
 _REPORTED = "progress and metrics are in Dagster's event log"
 _RESUMES = "a training always resumes from its last checkpoint"
 _BEST = "the checkpoint with the lowest held-out loss is always the best"
@@ -138,7 +138,7 @@ WITHOUT = {
     "dataset_text_field": "dataset.format says which columns a row has",
     "push_to_hub": "nothing is uploaded to the hub; merged_model is a folder that can be",
 }
-"""Fields of the others that have no counterpart, and what holds instead."""
+"""Fields of other projects that have no counterpart here, and what this project does instead."""
 
 VALUES = {
     ("graph.attn_implementation", "flash"): "flash_attention_2",
@@ -147,23 +147,23 @@ VALUES = {
     ("training.lr_scheduler_type", "constant_with_warmup"): "constant",
     ("dataset.chat_template", "tokenizer_default"): "model",
 }
-"""Values that are called otherwise here, by field."""
+"""Values that have another name here, by field."""
 
 
 def where_it_is(name: str, value: object) -> str | None:
-    """What to say of an unknown field besides that; None where nobody else has a field of this name either."""
+    """The hint for an unknown field; None if no other project or section has a field of this name."""
     if name in CALLED:
         here = CALLED[name]
         renamed = renamed_value(here.field, value)
         return f"{here}" + (f", and {value!r} is called {renamed!r}" if renamed else "")
     if name in WITHOUT:
-        return f"there is none here: {WITHOUT[name]}"
+        return f"there is no such field here: {WITHOUT[name]}"
     own = [field for field in field_names() if field.rpartition(".")[2] == name]
     return f"here it is {' or '.join(own)}" if own else None
 
 
 def renamed_value(field: str, value: object) -> str | None:
-    """What a value of a field is called here; None where nobody else calls one so."""
+    """The name that a field's value has here; None if the value is not a known name from elsewhere."""
     return VALUES.get((field, value)) if isinstance(value, str) else None
 
 

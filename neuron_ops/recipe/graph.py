@@ -1,6 +1,6 @@
-"""The graph section of a recipe with the adapter in it: what decides the compiled graph, and nothing else.
+"""The graph section of a recipe, including the adapter: what decides the compiled graph, and nothing else.
 
-What of it is written into a graph depends on the backend (`graph_fields`); every other section belongs to schema.
+Which of its fields end up in a graph depends on the backend (`graph_fields`); every other section belongs to schema.
 """
 
 from typing import Annotated, Literal
@@ -26,29 +26,29 @@ class LoraSection(Section):
     @field_validator("target_modules")
     @classmethod
     def _in_the_families_order(cls, modules: tuple[str, ...]) -> tuple[str, ...]:
-        """The order in which a recipe names them means nothing, so it is part of no address."""
+        """Sort the modules: their order in a recipe has no meaning, so it must not change an address."""
         known = _linears()
         wrong = sorted(set(modules) - set(known))
         if wrong or not modules or len(set(modules)) < len(modules):
-            raise ValueError(f"must be one or more, each once, of {', '.join(known)}")
+            raise ValueError(f"must name one or more, each once, of {', '.join(known)}")
         return tuple(name for name in known if name in modules)
 
 
 class GraphSection(Section):
-    """Whatever changes the compiled graph, and nothing else: a change here costs a compilation on Trainium."""
+    """All fields that change the compiled graph, and no others: a change here costs a compilation on Trainium."""
 
     sequence_length: Annotated[int, Field(ge=16, multiple_of=8)] = 1024
-    """Tokens per sequence. Not TRL's max_length: every sequence has exactly this length, as another shape would be
-    another graph."""
+    """Tokens per sequence. Not TRL's max_length: every sequence has exactly this length, because another
+    shape would be another graph."""
     micro_batch_size: Count = 1
-    """Sequences per forward pass on one data-parallel rank, in training and in evaluation. Not per device, as in
-    per_device_train_batch_size: tensor-parallel devices share one."""
+    """Sequences per forward pass on one data-parallel rank, in training and in evaluation. Unlike
+    per_device_train_batch_size, it does not count per device: tensor-parallel devices share one micro-batch."""
     gradient_accumulation_steps: Count = 1
     """Forward passes per optimizer step on one data-parallel rank."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """Number format of the frozen base model while training. Adapter and optimizer state stay in float32."""
     attn_implementation: Literal["eager", "sdpa", "flash_attention_2"] = "sdpa"
-    """eager, PyTorch's scaled_dot_product_attention, or flash_attention_2: on Trainium that is Neuron's own kernel."""
+    """eager, PyTorch's scaled_dot_product_attention, or flash_attention_2, which on Trainium is Neuron's own kernel."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more compute."""
     torch_compile: bool = False
@@ -58,6 +58,6 @@ class GraphSection(Section):
 
 
 def _linears() -> list[str]:
-    """Layers that an adapter may be for in some family; whether the base model has them shows with its config.json."""
+    """Layers that an adapter may target in any family; config.json later shows whether the base model has them."""
     families = [load(MODEL_FAMILIES, name, "architecture").FAMILY for name in MODEL_FAMILIES]
     return list(dict.fromkeys(name for family in families for name in family.linears))

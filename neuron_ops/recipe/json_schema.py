@@ -1,7 +1,7 @@
-"""The JSON schema of a recipe, for editors: every field with the string that stands under it in its section.
+"""The JSON schema of a recipe, for editors: every field with the docstring under it in its section.
 
-pydantic could read those strings itself, but does so whenever the classes are made: 36 of the 42 ms that importing
-schema.py took, in every process, for one command that needs them.
+pydantic could read those strings itself, but it would do so in every process, whenever the classes are created: 36 of
+the 42 ms that importing schema.py took. Only one command needs them.
 """
 
 import ast

@@ -1,6 +1,7 @@
-"""A field of a recipe that holds a name of one of `neuron_ops.registry`'s lists, whatever stands in that list.
+"""A recipe field whose value is a name from one of the lists in `neuron_ops.registry`.
 
-What a registered thing must hold belongs to its room. None is imported to check a recipe; all are for the JSON schema.
+What a registered module must hold belongs to its package. Checking a recipe imports none of them; building the JSON
+schema imports all.
 """
 
 from collections.abc import Iterator, Mapping
@@ -22,7 +23,7 @@ class Registered:
 
     names: Mapping[str, str]
     described_by: str | None = None
-    """The attribute of each registered module whose `describe()` says for editors what the name stands for."""
+    """Attribute of each registered module whose `describe()` tells editors what the name stands for."""
 
     def __get_pydantic_core_schema__(self, source: type[Any], handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_after_validator_function(self._check, handler(source))

@@ -1,7 +1,7 @@
-"""What one fine-tuning is: six sections, each field documented by the string under it, with its unit.
+"""The recipe of one fine-tuning: six sections, each field documented by the string under it, with its unit.
 
-What a value may be belongs here and to `graph`, the largest section; reading a file belongs to `file`, and what a
-section means to the step that reads it. `fine-tune recipe schema` shows the same strings.
+The allowed values belong here and to `graph`, the largest section; reading a file belongs to `file`, and the meaning of
+a section to the step that reads it. `fine-tune recipe schema` shows the same strings.
 """
 
 import re
@@ -28,7 +28,7 @@ class BaseModelSection(Section):
     path: str | None = None
     """Folder with the published files: a local path, s3://bucket/folder, or package:folder within neuron_ops."""
     name: str | None = None
-    """Id that adapters and model cards give for a model from `path`. Needed with `path` only."""
+    """Id of a model from `path`, for adapters and model cards. Needed only with `path`."""
 
     @field_validator("repository")
     @classmethod
@@ -53,14 +53,14 @@ class BaseModelSection(Section):
         if self.repository is not None and self.revision is None:
             raise ValueError("repository needs revision, the commit to fetch")
         if self.path is not None and self.name is None:
-            raise ValueError("path needs name, the id that model cards and adapters will give for it")
+            raise ValueError("path needs name, the id for model cards and adapters")
         return self
 
     @property
     def id(self) -> str:
-        """The name by which adapters and cards refer to the model; never a path of one machine."""
+        """The name by which adapters and cards refer to the model; never a path on one machine."""
         name = self.repository or self.name
-        assert name is not None, "the validator admits no section without either"
+        assert name is not None, "the validator requires one of them"
         return name
 
 
@@ -72,7 +72,7 @@ class DatasetSection(Section):
     chat_template: Literal["model", "llama3"] = "model"
     """Template that renders conversations: the base model's own, or ours in Llama 3's layout for bases without one."""
     pad_token: str | None = None
-    """Token that fills sequences up, for base models whose tokenizer names none; never the end-of-turn token."""
+    """Token that pads sequences, for base models whose tokenizer names none; never the end-of-turn token."""
     system_prompt: str = ""
     """System message rendered before every conversation; none when empty."""
     holdout_fraction: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.05
@@ -86,14 +86,14 @@ class DatasetSection(Section):
 
 
 class TrainingSection(Section):
-    """The optimizer, its schedule and what is kept on the way."""
+    """The optimizer, its schedule, evaluations and checkpoints."""
 
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
     """Seed of initialization, dropout and data order."""
     max_steps: Annotated[int, Field(ge=1, lt=1_000_000)] | None = None
-    """Optimizer steps. Either this or `num_train_epochs`; `fine-tune plan` says how many epochs they are."""
+    """Optimizer steps. Either this or `num_train_epochs`; `fine-tune plan` shows how many epochs this is."""
     num_train_epochs: Annotated[float, Field(gt=0.0, le=1000.0)] | None = None
-    """How often the training rows are seen, in place of `max_steps`; the number of steps is rounded up."""
+    """Passes over the training rows, instead of `max_steps`; the number of steps is rounded up."""
     learning_rate: Annotated[float, Field(gt=0.0)] = 2e-4
     """Peak learning rate of AdamW."""
     lr_scheduler_type: Literal["linear", "cosine", "constant"] = "cosine"
@@ -107,7 +107,7 @@ class TrainingSection(Section):
     adam_beta2: Fraction = 0.999
     """Decay of AdamW's second moment."""
     max_grad_norm: Annotated[float, Field(gt=0.0)] = 1.0
-    """Gradients are scaled down to this global 2-norm where they exceed it."""
+    """Gradients are scaled down to this global 2-norm if they exceed it."""
     logging_steps: Count = 10
     """Steps between two lines of progress."""
     eval_steps: Count = 100
@@ -115,7 +115,7 @@ class TrainingSection(Section):
     save_steps: Count = 100
     """Steps between two checkpoints; a multiple of eval_steps, so that each has an evaluation loss."""
     save_total_limit: Count = 2
-    """Checkpoints that are kept, the best one counted. With 1, the newest is kept beside the best one."""
+    """Checkpoints that are kept, including the best one. With 1, the newest is kept in addition to the best one."""
     early_stopping_patience: Count | None = None
     """Evaluations in a row without a lower held-out loss after which training stops; null: never."""
 
@@ -124,7 +124,7 @@ class TrainingSection(Section):
         if self.save_steps % self.eval_steps:
             raise ValueError(
                 f"save_steps ({self.save_steps}) must be a multiple of eval_steps "
-                f"({self.eval_steps}), so that the best checkpoint can be told by its evaluation"
+                f"({self.eval_steps}), so that every checkpoint has an evaluation loss"
             )
         if (self.max_steps is None) == (self.num_train_epochs is None):
             raise ValueError("give either max_steps or num_train_epochs")
@@ -151,13 +151,13 @@ class HardwareSection(Section):
     pipeline_parallel_size: Count = 1
     """Groups of layers on different ranks."""
     stall_minutes: Annotated[float, Field(gt=0.0)] = 30.0
-    """A training in which no micro-batch ends for so long is ended as failed, instead of waiting in a collective."""
+    """A training fails if no micro-batch ends for this long, instead of waiting in a collective forever."""
     multi_node: Literal["indexed_job", "pytorch_job"] = "indexed_job"
-    """What several nodes are on Kubernetes: an Indexed Job, or a Kubeflow PyTorchJob where its operator runs."""
+    """How several nodes run on Kubernetes: as an Indexed Job, or a Kubeflow PyTorchJob if its operator is installed."""
     max_restarts: Annotated[int, Field(ge=0, le=20)] = 3
     """How often a step on several nodes starts again, a training from its last checkpoint, before it fails."""
     usd_per_hour: Annotated[float, Field(ge=0.0)] | None = None
-    """What one node costs, for `fine-tune plan` alone; null: the instance type's published on-demand price."""
+    """Price of one node, used only by `fine-tune plan`; null: the instance type's published on-demand price."""
 
 
 class EvaluationSection(Section):
@@ -168,7 +168,7 @@ class EvaluationSection(Section):
     max_new_tokens: Count = 64
     """Longest answer, in tokens."""
     threads: Count = 1
-    """CPU threads: an 8B model on one of them takes a day or two. They change a loss in its last digits only."""
+    """CPU threads. With one, an 8B model takes a day or two. Their number changes only the last digits of a loss."""
     min_improvement: float = 0.0
     """The gate: held-out loss must fall by more than this many nats per token, or the model is stopped."""
 
@@ -181,15 +181,15 @@ class Recipe(Section):
     base_model: BaseModelSection
     """The published model."""
     dataset: DatasetSection = DatasetSection()
-    """From raw rows to token rows."""
+    """How raw rows become token rows."""
     graph: GraphSection = GraphSection()
     """What is compiled."""
     training: TrainingSection
-    """The loop."""
+    """How the adapter is trained."""
     hardware: HardwareSection = HardwareSection()
-    """The machines."""
+    """What training runs on."""
     evaluation: EvaluationSection = EvaluationSection()
-    """The verdict."""
+    """How the merged model is judged."""
 
     def to_json(self) -> str:
         """The recipe with every default spelled out; `load_recipe` reads it back."""

@@ -1,4 +1,4 @@
-"""What every section of a recipe is made of; the sections themselves belong to `schema` and `graph`."""
+"""The base class and field types of a recipe's sections; the sections themselves belong to `schema` and `graph`."""
 
 from typing import Annotated
 
@@ -9,6 +9,6 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class Section(BaseModel):
-    """Frozen, strict, closed: what every section shares."""
+    """Base class of every section: immutable, without unknown fields and without infinite numbers."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)

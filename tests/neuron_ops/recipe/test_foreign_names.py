@@ -71,7 +71,10 @@ def test_a_foreign_name_is_answered_wherever_it_stands(section: str, name: str) 
             "training.per_device_train_batch_size",
             "it is called graph.micro_batch_size: it counts per data-parallel rank, and tensor-parallel devices share",
         ),
-        ("training.optim", "training.optim: unknown field; there is none here: the optimizer is always AdamW."),
+        (
+            "training.optim",
+            "training.optim: unknown field; there is no such field here: the optimizer is always AdamW.",
+        ),
         ("learning_rate", "learning_rate: unknown field; here it is training.learning_rate."),
         ("lora", "lora: unknown field; here it is graph.lora."),
         ("graph.threads", "graph.threads: unknown field; here it is hardware.threads or evaluation.threads."),

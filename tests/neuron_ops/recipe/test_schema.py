@@ -40,9 +40,9 @@ from tests.neuron_ops.recipe.conftest import TINY, Write
         ("graph: {lora: {target_modules: q_proj}}", ["graph.lora.target_modules: should be a valid array"]),
         (
             "graph: {lora: {target_modules: [q_proj, query]}}",
-            ["must be one or more", "down_proj (got ['q_proj', 'query'])"],
+            ["must name one or more", "down_proj (got ['q_proj', 'query'])"],
         ),
-        ("graph: {lora: {target_modules: []}}", ["must be one or more"]),
+        ("graph: {lora: {target_modules: []}}", ["must name one or more"]),
         ("graph: {lora: {target_modules: [q_proj, q_proj]}}", ["each once"]),
         ("graph: {sequence_length: 100}", ["graph.sequence_length: should be a multiple of 8 (got 100)"]),
         ("hardware: {backend: tpu}", ["'cpu', 'cuda' or 'neuron'", "got 'tpu'"]),
