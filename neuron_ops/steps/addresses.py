@@ -1,7 +1,7 @@
 """One recipe applied to one dataset version: which artifact is where, and whether it is there.
 
 Addresses are derived, never passed: the orchestrator, a step and a person's command line compute the same address from
-the same recipe, store and dataset version. What the artifacts hold belongs to the steps.
+the same recipe, store and dataset version. The contents of the artifacts belong to the steps.
 """
 
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ from neuron_ops.store.raw_datasets import RawDatasets
 
 @dataclass(frozen=True)
 class Lineage:
-    """A recipe, a dataset version (None for artifacts that have none) and where things are kept."""
+    """A recipe, a dataset version (None for artifacts without one), the store and the raw datasets."""
 
     recipe: Recipe
     store: ArtifactStore
@@ -59,7 +59,12 @@ class Lineage:
         return Provenance(Address(artifact, fingerprint(hashed), version), reads, inputs)
 
     def find(self, artifact: str) -> Artifact | None:
-        """The finished artifact, or None; MissingArtifact if even its inputs are not there."""
+        """The finished artifact, or None.
+
+        Raises:
+            MissingArtifact: one of its inputs was never finished.
+            InvalidInput: one of its inputs failed a blocking check.
+        """
         if artifact not in self._finished:
             found = self.store.find(self.provenance(artifact).address)
             if found is None:
@@ -68,11 +73,11 @@ class Lineage:
         return self._finished[artifact]
 
     def require(self, artifact: str) -> Artifact:
-        """The finished artifact, its checks passed.
+        """The finished artifact, whose blocking checks have passed.
 
         Raises:
             MissingArtifact: it was never finished.
-            InvalidInput: one of its checks failed, so nothing may be built on it.
+            InvalidInput: one of its blocking checks failed, so nothing may be built on it.
         """
         found = self.find(artifact)
         if found is None:
@@ -87,11 +92,11 @@ class Lineage:
         return found
 
     def require_inputs(self, artifact: str) -> Provenance:
-        """The provenance of an artifact that is about to be made; what it only waits for must be finished too.
+        """The provenance of an artifact that is about to be made; what it only waits for must also be finished.
 
         Raises:
             MissingArtifact: something that it reads or waits for was never finished.
-            InvalidInput: that failed a blocking check, or the base model does not fit the recipe.
+            InvalidInput: one of those failed a blocking check, or the base model does not fit the recipe.
         """
         step = BY_ARTIFACT[artifact]
         for name in step.waits_for:
@@ -105,7 +110,11 @@ class Lineage:
 
     @property
     def version(self) -> str:
-        """The dataset version, where one is needed."""
+        """The dataset version of an artifact that needs one.
+
+        Raises:
+            InvalidInput: no version was given.
+        """
         if self.dataset_version is None:
             raise InvalidInput(
                 "This artifact belongs to a dataset version, but none was given. Pass --dataset-version."
@@ -113,7 +122,7 @@ class Lineage:
         return self.dataset_version
 
     def nearest(self, artifact: str) -> tuple[Address, list[str]] | None:
-        """The finished artifact that differs in the fewest fields from what is to be made, and these fields."""
+        """The finished artifact with the fewest fields that differ from the one to make, and these fields."""
         return min(self._differences(artifact), key=lambda other: len(other[1]), default=None)
 
     def _differences(self, artifact: str) -> Iterator[tuple[Address, list[str]]]:
@@ -122,7 +131,7 @@ class Lineage:
             yield other.address, self._difference(artifact, other.manifest, wanted)
 
     def _difference(self, artifact: str, old: Manifest, new: Provenance) -> list[str]:
-        """Fields by the names that a person would change, with the defaults that an address leaves out."""
+        """The differing fields, under their names in a recipe, with the defaults that an address leaves out."""
         names = BY_ARTIFACT[artifact].fields(self.recipe)
         before, after = (with_first_defaults(_decided_by(source), names) for source in (old, new))
         return explain_difference(before, after)
@@ -145,7 +154,7 @@ class Lineage:
 
 
 def published_model(section: BaseModelSection) -> InputRecord:
-    """Which model the recipe names: a commit, or a folder by the contents of its files."""
+    """The model that the recipe names: a commit, or a folder identified by the contents of its files."""
     if section.repository is not None:
         return InputRecord(address=f"{section.repository}@{section.revision}", digest=str(section.revision))
     url = str(package_path(str(section.path)) or section.path)
@@ -153,7 +162,7 @@ def published_model(section: BaseModelSection) -> InputRecord:
 
 
 def _decided_by(source: Manifest | Provenance) -> dict[str, Any]:  # Any: JSON
-    """What decided an artifact: code version, recipe fields and what follows from them by dotted names, inputs."""
+    """What decided an artifact: code version, recipe and derived fields under dotted names, digests of the inputs."""
     reads = source.reads
     inputs = {name: record.digest for name, record in source.inputs.items()}
     fields = {**reads.get("recipe", {}), **reads.get("derived", {})}

@@ -1,7 +1,7 @@
-"""The checks of an artifact: declared once, with the step that makes it, and decided from what the step found.
+"""The checks of an artifact: declared once, with the step that makes it, and decided from the step's findings.
 
-A check whose verdict follows from the step's metrics says how (`from_metrics`), and is then also decided for artifacts
-that were made before the check existed. Which step has which check belongs to the table.
+A check whose verdict follows from the step's metrics declares how (`from_metrics`), so it is also decided for artifacts
+that were made before the check existed. The list of checks of each step belongs to the table.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -14,7 +14,7 @@ Metrics = Mapping[str, Scalar]
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether an artifact has the property, with the sentence and the numbers that a person wants to see."""
+    """Whether an artifact has the property, with a sentence and numbers for people."""
 
     passed: bool
     description: str
@@ -27,11 +27,11 @@ class Check:
 
     name: str
     description: str
-    """What holds when it passes."""
+    """What is true when it passes."""
     blocking: bool = True
     """Whether failing stops everything that would be built on the artifact."""
     from_metrics: Callable[[Metrics], Verdict] | None = None
-    """How the step's metrics decide it; None where the step must decide while it has everything at hand."""
+    """How the step's metrics decide it; None if only the running step can decide it."""
 
     def record(self, verdict: Verdict) -> CheckRecord:
         """The verdict as a manifest keeps it."""
@@ -46,17 +46,17 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class NotEvaluated:
-    """A declared check that an older artifact says nothing about."""
+    """A declared check on which an older artifact has no verdict."""
 
     check: Check
     reason: str
 
 
 def decide(checks: tuple[Check, ...], metrics: Metrics, verdicts: Mapping[str, Verdict]) -> tuple[CheckRecord, ...]:
-    """The records of a step that just ran: its own verdicts, else what its metrics say.
+    """The records of a step that just ran: its own verdicts, or what its metrics decide.
 
     Raises:
-        ValueError: a declared check without a verdict, or a verdict without a declared check; a defect of the step.
+        ValueError: a declared check has no verdict, or a verdict has no declared check; this is a defect of the step.
     """
     if unknown := set(verdicts) - {check.name for check in checks}:
         raise ValueError(f"verdicts on checks that the table of steps does not declare: {sorted(unknown)}")

@@ -1,6 +1,6 @@
-"""A step as a command line and the environment that its program should find.
+"""The command line of a step and the environment of its program.
 
-Who starts it and follows it belongs to launch and to the orchestrator; what its program reads of both, to program.
+Starting and watching the program belongs to launch and to the orchestrator; reading flags and environment to program.
 """
 
 import sys
@@ -14,10 +14,10 @@ from neuron_ops.steps.table import Step
 
 
 def command(step: Step, recipe: Recipe, recipe_file: Path, store: str, raw: str, version: str | None) -> list[str]:
-    """The command line of a step; where it takes several processes, of the program that starts them all.
+    """The command line of a step; if it takes several processes, of the program that starts them all.
 
     Raises:
-        InvalidInput: the recipe's hardware does not work out.
+        InvalidInput: the recipe's hardware section is inconsistent.
     """
     words = flags(step, str(recipe_file), store, raw, version)
     if takes_several(step, recipe):
@@ -29,7 +29,7 @@ def takes_several(step: Step, recipe: Recipe) -> bool:
     """Whether several processes make a step's artifact together.
 
     Raises:
-        InvalidInput: the recipe's hardware does not work out.
+        InvalidInput: the recipe's hardware section is inconsistent.
     """
     return (step.launched_by_backend and layout(recipe).world_size > 1) or step.nodes(recipe) > 1
 
@@ -46,9 +46,9 @@ def flags(step: Step, recipe: str, store: str, raw: str, version: str | None) ->
 
 
 def environment(step: Step, recipe: Recipe) -> dict[str, str]:
-    """What a step's program should find in its environment beside what is there."""
+    """The variables that a step's program needs in addition to its launcher's environment."""
     if step.needs_accelerator:
         return backends.environment(recipe)
-    # numpy's BLAS reads this when numpy is imported, and starts a thread for each core otherwise. The blocks that are
-    # computed here are too small for them: they would only spin.
+    # numpy's BLAS reads this when numpy is imported; without it, it starts a thread for each core. The blocks in these
+    # steps are too small for so many threads: they would only spin.
     return {"OPENBLAS_NUM_THREADS": "1"} if step.verb in ("consolidate", "merge") else {}

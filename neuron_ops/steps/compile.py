@@ -1,8 +1,8 @@
 """`compile` makes `compiled_graph_cache`: what training would otherwise compile in its first minutes.
 
-It warms up the backend's compiler with training's own loop and publishes what that compiled; where it takes several
-nodes, this program runs on each, and the first publishes. Where training runs eagerly there is no graph to keep, and
-the artifact says so. What a cache looks like belongs to compilers/, how training uses it to graph_cache_use.
+It warms up the backend's compiler with training's own loop and publishes the compiled graphs; if this takes several
+nodes, this program runs on each of them, and the first one publishes. If training runs eagerly there is no graph to
+keep, and the artifact says so. The layout of a cache belongs to compilers/, its use in training to graph_cache_use.
 """
 
 import logging
@@ -34,13 +34,13 @@ def build(lineage: Lineage, out: Path) -> program.StepResult:
 def _compile(lineage: Lineage, out: Path, chosen: Compiler) -> program.StepResult:
     chosen.require()
     _log_why(lineage)
-    # Not a temporary directory, which a killed compilation would leave for ever, with gigabytes in it.
+    # Not a temporary directory: a killed compilation would leave it behind forever, with gigabytes in it.
     with node_local_folder(f"compile-{program.launch_name()}", fill=lambda folder: None) as scratch:
         world = warmup_layout(lineage.recipe)
         log.info("warming training up in %d processes with %s", world.world_size, chosen.name)
         warmed_up = warm_up(lineage, chosen, scratch, *program.node())
         if warmed_up is None:
-            return program.StepResult(metrics={})  # what the first node publishes is everybody's
+            return program.StepResult(metrics={})  # the first node publishes for all of them
         log.info("%d graphs, %d bytes", len(warmed_up.graphs), sum(graph.bytes for graph in warmed_up.graphs))
         _refuse_incomplete(warmed_up.graphs, chosen.name)
         for file in chosen.files(scratch / CACHE):
@@ -60,22 +60,22 @@ def _nothing(out: Path, reason: str) -> program.StepResult:
 def _log_why(lineage: Lineage) -> None:
     nearest = lineage.nearest("compiled_graph_cache")
     if nearest is None:
-        log.info("compiling, because nothing was compiled for this base model or any other here yet")
+        log.info("compiling, because this store has no compiled graphs yet")
         return
     address, changes = nearest
-    log.info("compiling, because %s was compiled for something else: %s", address, ", ".join(changes))
+    log.info("compiling, because the most similar artifact, %s, differs in: %s", address, ", ".join(changes))
 
 
 def _refuse_incomplete(graphs: list[Graph], name: str) -> None:
-    """A cache that lacks a graph would cost its compilation in every training, on every core that waits.
+    """Refuse a cache that lacks a graph: every training would compile that graph while every core waits.
 
     Raises:
         InvalidInput: there is no graph at all, or one could not be compiled.
     """
     if not graphs:
         raise InvalidInput(
-            f"{name} ended well but left no graph in the cache that it was given. Look for another cache folder in the "
-            "step's stderr: a flag of the environment may name one."
+            f"{name} succeeded, but it left no graph in the cache folder that it was given. Look for another cache "
+            "folder in the step's stderr: a flag of the environment may name one."
         )
     bad = [graph for graph in graphs if graph.state != "complete"]
     if bad:

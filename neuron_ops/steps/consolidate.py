@@ -1,6 +1,6 @@
 """`consolidate` makes `consolidated_weights`: the best checkpoint as one adapter folder that PEFT loads.
 
-Choosing the checkpoint belongs here; how shards become one adapter, to weights/consolidation.
+Choosing the checkpoint belongs here; turning shards into one adapter belongs to weights/consolidation.
 """
 
 import json
@@ -41,7 +41,7 @@ def best_checkpoint(lineage: Lineage) -> Artifact:
     """The checkpoint that `lora_checkpoints` names as best.
 
     Raises:
-        MissingArtifact: it was removed since.
+        MissingArtifact: the checkpoint has been removed.
     """
     training = lineage.require("lora_checkpoints")
     best = json.loads(training.read("best.json"))

@@ -1,7 +1,7 @@
 """`evaluate` makes `evaluation`: the merged model against its base, on rows that training never saw.
 
-Losses, answers side by side, and the proof that the merged weights compute what base and adapter compute. Whether the
-model may be used is the check `better_than_base`.
+It writes losses, answers side by side, and the proof that the merged weights compute what base and adapter compute. The
+check `better_than_base` decides whether the model may be used.
 """
 
 import json
@@ -30,9 +30,9 @@ log = logging.getLogger(__name__)
 PROBE_ROWS = 2
 """Held-out sequences whose logits are compared between merged and base + adapter."""
 
-# Root mean square, not the largest: on the demo model a right merge moves the logits by 0.1 % (computed in float32) to
-# 0.5 % (in bfloat16) of their size, a scale of 2 by 40 %, one projection left out by 14 %. The largest difference
-# would be 0.3 to 2 % against 5 % for a weak adapter merged at twice its scale.
+# The root mean square, not the largest difference: on the demo model, a correct merge moves the logits by 0.1 %
+# (computed in float32) to 0.5 % (in bfloat16) of their size, a scale of 2 by 40 %, a missing projection by 14 %. The
+# largest difference would be 0.3 to 2 % for a correct merge, but only 5 % for a weak adapter merged at twice its scale.
 LOGIT_TOLERANCE_ULPS = 4
 FLOAT32_NOISE = 1e-4
 """Relative difference that the order of float32 sums alone may make."""
@@ -40,7 +40,7 @@ FLOAT32_NOISE = 1e-4
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A held-out conversation up to where the assistant speaks."""
+    """A held-out conversation up to the assistant's answer."""
 
     text: str
     """What a person asked."""
@@ -52,7 +52,7 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a model said, and whether it stopped by itself."""
+    """A model's answer, and whether the model ended it on its own."""
 
     text: str
     stopped: bool
@@ -105,10 +105,10 @@ class Evaluator:
         """A model in the recipe's number format, on the device, for inference.
 
         Raises:
-            InvalidInput: its architecture is not supported.
+            InvalidInput: the model's architecture is not supported.
             CorruptArtifact: its config.json cannot be read.
         """
-        read_config(folder)  # transformers would say why in a traceback, and would load what is not supported
+        read_config(folder)  # transformers would fail with a traceback, or load an unsupported model
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             folder, dtype=getattr(torch, self._recipe.graph.dtype), local_files_only=True
         )
@@ -138,7 +138,7 @@ class Evaluator:
     def _answer(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, prompt: Prompt) -> Answer:
         ids = tokenizer(prompt.rendered, add_special_tokens=False, return_tensors="pt")["input_ids"].to(self._device)
         ends = _end_tokens(model, tokenizer)
-        # Greedy, so that two reports of one model say the same.
+        # Greedy, so that two reports of one model are the same.
         generated = model.generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
@@ -161,7 +161,7 @@ def _end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> l
 
 def _read_prompts(data: Path, section: EvaluationSection) -> list[Prompt]:
     lines = (data / "holdout_prompts.jsonl").read_text(encoding="utf-8").splitlines()
-    # Evenly over the split, so that one kind of row does not fill the report.
+    # Spread evenly over the split, so that one kind of row does not fill the report.
     chosen = lines[:: max(1, len(lines) // section.prompts)][: section.prompts]
     rows = [json.loads(line) for line in chosen]
     return [Prompt(text=_question(row), rendered=row["prompt"], reference=row["reference"]) for row in rows]
@@ -237,7 +237,7 @@ def _quote(text: str) -> str:
 
 
 def _inline(text: str) -> str:
-    """A model's or a row's words as one line of Markdown that cannot break the page."""
+    """The text of a model or a row, as one line of Markdown that cannot break the page."""
     return "`" + " ".join(text.split()).replace("`", "'") + "`" if text.strip() else "(nothing)"
 
 

@@ -1,7 +1,7 @@
 """`fetch` makes `base_model`: a byte-exact copy of the published files.
 
-The model is never loaded and never saved again: a copy that went through a library can change its dtype, its sharding
-or its template without a word. What a model folder must hold to be one belongs here.
+The model is never loaded and saved again: a library can silently change its dtype, its sharding or its template. What a
+model folder must hold belongs here.
 """
 
 import logging
@@ -24,17 +24,17 @@ from neuron_ops.weights.safetensors_io import read_model_folder
 
 log = logging.getLogger(__name__)
 
-# Everything that a model folder may publish, without other frameworks' copies of the same weights and without pickles.
+# All files of a model folder except other frameworks' copies of the same weights and pickles.
 WANTED = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.md", "LICENSE*", "NOTICE*", "USE_POLICY*")
 UNWANTED = ("original/*", "*.bin", "*.pth", "*.gguf", "*.msgpack", "*.h5", "onnx/*")
 OFFLINE = (
-    "Without a way to the hub, download that commit elsewhere and set base_model.path to the folder "
+    "If this machine cannot reach the hub, download that commit elsewhere and set base_model.path to the folder "
     "(a local path or s3://bucket/prefix) and base_model.name to the repository id."
 )
 
 
 def build(lineage: Lineage, out: Path) -> program.StepResult:
-    """Copy the model of the recipe into `out` and look at what arrived."""
+    """Copy the recipe's model into `out` and inspect the copy."""
     section = lineage.recipe.base_model
     if section.repository is not None:
         _download(section, out)
@@ -43,18 +43,18 @@ def build(lineage: Lineage, out: Path) -> program.StepResult:
     try:
         found = inspect(out)
     except (InvalidInput, MissingArtifact, CorruptArtifact) as error:
-        # The copy is gone by the time somebody reads this: name what it is a copy of.
+        # The copy is removed before anyone reads this message, so name its source.
         source = f"{section.repository}@{section.revision}" if section.repository else str(section.path)
         raise type(error)(f"base_model {str(error).replace(str(out), source)}") from None
     return program.StepResult(metrics={"model": section.id, "revision": section.revision, **found})
 
 
 def inspect(folder: Path) -> dict[str, Scalar]:
-    """What kind of model the folder holds, from config.json and the headers of its safetensors files.
+    """The facts about a model folder, from config.json and the headers of its safetensors files.
 
     Raises:
         InvalidInput: no config.json, no safetensors files, or an architecture that is not supported.
-        CorruptArtifact: config.json is not JSON, or a weights file is cut short or not what its header says.
+        CorruptArtifact: config.json is not JSON, or a weights file is cut short or does not match its header.
     """
     config = read_config(folder)
     refuse_without_weights([path.name for path in folder.iterdir()], str(folder))
@@ -71,7 +71,7 @@ def inspect(folder: Path) -> dict[str, Scalar]:
 
 
 def _download(section: BaseModelSection, out: Path) -> None:
-    from huggingface_hub import snapshot_download  # 0.5 CPU s: only who fetches from the hub pays it
+    from huggingface_hub import snapshot_download  # 0.5 CPU s: only a fetch from the hub pays for it
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
@@ -100,7 +100,7 @@ def _download(section: BaseModelSection, out: Path) -> None:
         raise InvalidInput(f"{where}: the repository has no such commit. Correct base_model.revision.") from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise Unavailable(f"{where} could not be downloaded ({_first_line(error)}). {OFFLINE}") from error
-    shutil.rmtree(out / ".cache", ignore_errors=True)  # the hub client's bookkeeping, no part of the model
+    shutil.rmtree(out / ".cache", ignore_errors=True)  # the hub client's bookkeeping, not part of the model
 
 
 def _copy(section: BaseModelSection, out: Path) -> None:
@@ -136,7 +136,7 @@ def _is_wanted(path: Path) -> bool:
 
 
 def _first_line(error: Exception) -> str:
-    """What was wrong, without the queries of addresses: those of the hub's files are signed."""
+    """The first line of an error, without the queries of its URLs: those of the hub's files are signed."""
     line = (str(error).strip() or type(error).__name__).splitlines()[0]
     return re.sub(r"(https?://[^\s?'\"]+)\?[^\s'\"]*", r"\1?…", line)
 

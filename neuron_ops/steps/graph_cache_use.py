@@ -1,6 +1,6 @@
-"""What a training has of the published cache, and a count of what it had to compile nevertheless.
+"""Giving a training the published cache of compiled graphs, and counting the graphs that it still compiled.
 
-Making the cache belongs to the step compile, finding and counting graphs to compilers/.
+Making the cache belongs to the step `compile`, finding and counting graphs to compilers/.
 """
 
 import contextlib
@@ -34,16 +34,16 @@ class GraphCacheUse:
     """Graphs that this training compiled; known when its `with` block ends."""
 
     def metrics(self) -> dict[str, Scalar]:
-        """For the manifest of lora_checkpoints."""
+        """Metrics for the manifest of lora_checkpoints."""
         return {"graphs_compiled": self.compiled, "graphs_from": self.address if self.compiler else None}
 
 
 @contextlib.contextmanager
 def compiled_graphs(lineage: Lineage, launch_name: str, end_at_once: EndProcess) -> Iterator[GraphCacheUse]:
-    """Give the compiler the published cache, before anything that compiles is imported, and count misses.
+    """Give the compiler the published cache before any module that compiles is imported, and count misses.
 
-    `launch_name` is what the processes of this training on this machine share. `end_at_once` ends this process from
-    another thread.
+    All processes of this training on this machine pass the same `launch_name`. `end_at_once` ends this process from any
+    thread.
     """
     artifact, chosen = lineage.require("compiled_graph_cache"), compiler(lineage.recipe)
     use = GraphCacheUse(str(artifact.address), chosen)
@@ -61,7 +61,7 @@ def compiled_graphs(lineage: Lineage, launch_name: str, end_at_once: EndProcess)
 
 
 def _on_miss(artifact: Artifact, end_at_once: EndProcess) -> OnMiss:
-    """End a training that would compile on every core; unless there was no cache to begin with, and it has to."""
+    """End a training that would compile on every core, unless the artifact has no graphs and it must compile."""
 
     def on_miss(graph: str, why: str) -> None:
         if artifact.manifest.metrics["graphs"]:
@@ -77,7 +77,7 @@ def _fill(folder: Path, artifact: Artifact, chosen: Compiler) -> None:
     made_for = artifact.manifest.metrics.get("machine") or ""
     if made_for != chosen.machine():
         log.warning(
-            "%s was compiled on another kind of processor, so training compiles everything itself", artifact.address
+            "%s was compiled on another kind of processor, so training compiles every graph itself", artifact.address
         )
         return
     with artifact.local() as published:

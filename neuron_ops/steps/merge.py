@@ -1,7 +1,7 @@
 """`merge` makes `merged_model`: the base with the adapter in it, as a complete Hugging Face model folder.
 
-What a model folder needs beside its weights belongs here: chat template, end of turn, card. How weights are merged and
-proven belongs to weights/, doing it within S3 to merge_in_s3.
+The other files of the model folder belong here: chat template, end of turn, card. Merging and proving the weights
+belongs to weights/, doing so within S3 to merge_in_s3.
 """
 
 import json
@@ -55,7 +55,7 @@ def build(lineage: Lineage, out: Path) -> program.StepResult:
 
 
 def _merge(lineage: Lineage, adapter: Path, out: Path) -> tuple[MergeReport, MergeProof, tuple[FileRecord, ...]]:
-    """Merge and prove; in S3 the weight files go straight to their place, and only their records come back."""
+    """Merge and prove. In S3, weight files go directly to their final place, and only their records are returned."""
     base, adapters, files = lineage.require("base_model"), [WeightedAdapter(adapter)], lineage.store.files
     if isinstance(files, S3Files):
         return merge_in_s3(files, base, adapters, out, f"{lineage.provenance('merged_model').address}/{out.name}")
@@ -83,9 +83,9 @@ def _untouched_equal_base(report: MergeReport, equal: int) -> Verdict:
 
 
 def _add_template(lineage: Lineage, out: Path) -> None:
-    """The template of training where the base has another or none: without it the model could not be prompted right.
+    """Add training's template if the base has another one or none: without it nobody could prompt the model correctly.
 
-    The file goes before a template within tokenizer_config.json.
+    The file takes precedence over a template in tokenizer_config.json.
     """
     has_one = (out / TEMPLATE).is_file() or "chat_template" in _read_json(out / "tokenizer_config.json")
     if lineage.recipe.dataset.chat_template != "model" or not has_one:
@@ -93,13 +93,14 @@ def _add_template(lineage: Lineage, out: Path) -> None:
 
 
 def _add_end_of_turn(lineage: Lineage, out: Path) -> None:
-    """Have generation stop at the token by which training taught the model to end its turn.
+    """Make generation stop at the end-of-turn token that training taught the model.
 
-    A base that never took turns does not name it: Llama 3.1 8B stops at its end of text alone, and would talk on.
+    A base model without chat training does not name this token: Llama 3.1 8B stops only at its end of text, and would
+    go on generating.
     """
     taught = json.loads(lineage.require("tokenized_dataset").read(SPECIAL_TOKENS))["end_of_turn"]["id"]
     model = read_config(out)
-    # transformers derives a generation config that is not there from these, and takes none of them once it is.
+    # transformers derives a missing generation config from these fields, and ignores them once the file exists.
     derived = {name: model[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id") if name in model}
     config = _read_json(out / GENERATION_CONFIG) or derived
     named = config.get("eos_token_id")

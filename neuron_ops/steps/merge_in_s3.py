@@ -1,7 +1,7 @@
-"""Merging where base and result are in the same S3 store: no weight touches the local disk, no unchanged one is sent.
+"""Merging within one S3 store: no weight is written to the local disk, and no unchanged weight is uploaded.
 
-The base is read in ranges, hashed and, where no adapter targets it, copied by the server. Then the result is read
-again and proven like any other.
+The base is read in ranges and hashed; the server copies the weights that no adapter targets. Then the result is read
+again and proven like any other merge.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ from neuron_ops.weights.upload_parts import plan_parts
 def merge_in_s3(
     files: S3Files, base: Artifact, adapters: Sequence[WeightedAdapter], out: Path, destination: str
 ) -> tuple[MergeReport, MergeProof, tuple[FileRecord, ...]]:
-    """Write the weight files below `destination` in the store and all others to `out`; the records are the former's."""
+    """Write weight files below `destination` in the store, all others to `out`; return the weight files' records."""
     base.check_sizes()
     source = S3Folder(files, f"{base.address}/{base.manifest.data}")
     small = [file.name for file in base.manifest.files if Path(file.name).suffix not in OTHER_WEIGHTS]

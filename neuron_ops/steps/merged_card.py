@@ -1,6 +1,6 @@
-"""The card of a model that the step `merge` made: its lineage, from the manifests of what it was made from.
+"""The model card that the step `merge` writes: the model's lineage, from the manifests of its inputs.
 
-The card of a merge by hand, which knows no manifests, belongs to weights/merge_card.
+The card of a merge by hand, which has no manifests, belongs to weights/merge_card.
 """
 
 from pathlib import Path

@@ -1,8 +1,8 @@
-"""Every process of a step that takes several, on one node or on all of them.
+"""Starting all processes of a step that takes several, on one node or on all nodes.
 
 `python -m neuron_ops.steps.nodes VERB FLAGS…` starts the groups of all nodes on this machine. With --node and
 --rendezvous it starts the group of one node, which finds the others over the network: each pod of a cluster runs that.
-What a group is and how it ends belong to launch/torchrun, starting again to whoever runs this.
+Groups and how they end belong to launch/torchrun, restarts to the caller of this program.
 """
 
 import argparse
@@ -24,7 +24,7 @@ log = logging.getLogger("neuron_ops.steps.nodes")  # as a program, this module h
 def commands(
     step: Step, recipe: Recipe, flags: Sequence[str], nodes: Sequence[int], rendezvous: Rendezvous
 ) -> dict[int, list[str]]:
-    """What each node runs, by its number."""
+    """The command line of each node, by the node's number."""
     argv = ["-m", f"neuron_ops.steps.{step.verb}", *flags]
     if not step.launched_by_backend:
         return {node: [sys.executable, *argv] for node in nodes}
@@ -64,8 +64,8 @@ def _main(arguments: argparse.Namespace) -> int:
     )
     if ended.error is not None:
         raise ended.error
-    if ended.status != 0:  # last, below what torchrun says of processes that it ended because of the first
-        unknown = "and no process could say why; what torchrun calls the root cause came first"
+    if ended.status != 0:  # last, below torchrun's messages about the processes that it ended
+        unknown = "but no process reported an error; look above for the root cause that torchrun names"
         log.error("%s failed, %s", arguments.verb, ended.reason or unknown)
     return ended.status if ended.status >= 0 else 128 - ended.status
 

@@ -1,6 +1,6 @@
 """What every step program shares: four flags, logging, progress to Dagster, errors as exit codes, publishing.
 
-This is one of the two places that read the environment; everything else takes arguments. A new knob is a field of the
+This is one of the two places that read the environment; all other code takes arguments. A new setting is a field of the
 recipe, never a flag here.
 """
 
@@ -39,21 +39,21 @@ from neuron_ops.store.raw_datasets import RawDatasets
 log = logging.getLogger(__name__)
 
 LOGGERS = ("neuron_ops", "__main__")
-"""Ours; a module that runs as the program is called __main__."""
+"""This project's loggers; a module that runs as the program is called __main__."""
 
 TOOLCHAIN = ("torch", "transformers", "peft", "accelerate", "datasets", "tokenizers", "safetensors", "numpy")
 
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """What a step says about the files it wrote."""
+    """A step's report on the files that it wrote."""
 
     metrics: dict[str, Scalar]
-    """Numbers and words that a person wants to see beside the artifact."""
+    """Numbers and short texts to show with the artifact."""
     verdicts: Mapping[str, Verdict] = field(default_factory=dict)
-    """On those of the step's checks that its metrics alone do not decide, by name."""
+    """Verdicts on the step's checks that metrics alone do not decide, by the check's name."""
     placed: tuple[FileRecord, ...] = ()
-    """Files that the step made durable at their place by itself, instead of writing them into the folder."""
+    """Files that the step itself made durable at their final place, instead of writing them into the folder."""
 
 
 Build = Callable[[Lineage, Path], StepResult]
@@ -61,7 +61,7 @@ Build = Callable[[Lineage, Path], StepResult]
 
 
 def main(verb: str, build: Build) -> None:
-    """Run a step as a program and exit: 0, an OpsError's code, 128 and a signal's number, or 1 with a traceback."""
+    """Run a step as a program and exit: 0, an OpsError's code, 128 plus a signal's number, or 1 with a traceback."""
     step, arguments = BY_VERB[verb], parse(BY_VERB[verb], sys.argv[1:])
 
     def body() -> int:
@@ -74,7 +74,7 @@ def main(verb: str, build: Build) -> None:
 
 
 def run_program(body: Callable[[], int], progress: contextlib.AbstractContextManager[None] | None = None) -> NoReturn:
-    """What every program of ours does around its body: logging, signals, errors as exit codes."""
+    """Run a program's body with logging, signal handling, and errors as exit codes, then exit."""
     _configure_logging()
     _end_on_signals()
     with progress or contextlib.nullcontext():
@@ -92,46 +92,49 @@ def run_program(body: Callable[[], int], progress: contextlib.AbstractContextMan
             )
             _report_error(full)
             status = full.exit_code
-        except SystemExit as stop:  # a signal, after everything below has unwound
+        except SystemExit as stop:  # from a signal, after the body has unwound
             status = int(stop.code or 0)
-    # Outside: Dagster would show an exit that passes through its client as an exception with a stack of frames.
+    # Outside the `with`: Dagster would show an exit through its client as an exception with a stack trace.
     sys.exit(status)
 
 
 def end_at_once(error: OpsError) -> NoReturn:
-    """Report an error and end this process from any of its threads, whatever the others wait for."""
+    """Report an error and end this process from any of its threads, whatever the other threads wait for."""
     _report_error(error)
     sys.stderr.flush()
     os._exit(error.exit_code)
 
 
 def launch_name() -> str:
-    """What the processes of this launch on this machine have in common, and no other launch at the same time."""
+    """A name that all processes of this launch on this machine share, and no other launch at the same time."""
     if "LOCAL_RANK" not in os.environ:
         return str(os.getpid())
     return f"{os.getppid()}-{os.environ.get('MASTER_PORT', '')}"
 
 
 def node() -> tuple[int, str]:
-    """Of a step that is one process on each node: the node's number, and HOST:PORT at which node 0 is found."""
+    """For a step with one process on each node: the node's number, and HOST:PORT of node 0."""
     return _rank(), f"{os.environ.get('MASTER_ADDR', '127.0.0.1')}:{os.environ.get('MASTER_PORT', '0')}"
 
 
 def _start_every_process(step: Step, lineage: Lineage) -> None:
-    """Become the program that starts them, where a person typed a step that takes several; one would train wrong."""
+    """Become the program that starts all processes if a person started a step that takes several.
+
+    A single process would train wrongly.
+    """
     if "RANK" in os.environ or not takes_several(step, lineage.recipe):
         return
-    # What they would find missing or finished is known before they start.
+    # Missing inputs and a finished artifact are found here, before any process starts.
     if lineage.store.find(lineage.require_inputs(step.artifact).address) is None:
         argv = world_command(step, sys.argv[1:])
         os.execv(argv[0], argv)
 
 
 def make(step: Step, lineage: Lineage, build: Build) -> None:
-    """Make the step's artifact unless it is finished; of several ranks, only the first writes.
+    """Make the step's artifact unless it is finished; with several ranks, only the first publishes.
 
     Raises:
-        OpsError: what the step, its inputs or the store found wrong.
+        OpsError: any error of the step, its inputs or the store.
     """
     provenance = lineage.require_inputs(step.artifact)
     if lineage.store.find(provenance.address) is not None:
@@ -145,7 +148,7 @@ def make(step: Step, lineage: Lineage, build: Build) -> None:
             if _rank() == 0:
                 _publish(step, lineage, provenance, writer, result, time.monotonic() - started)
     except (OSError, OpsError):
-        # Whoever finishes first removes what slower writers were writing; to them that looks like a vanished folder.
+        # The first process to finish removes the folders of slower writers; a slower writer then finds its folder gone.
         if lineage.store.find(provenance.address) is None:
             raise
         log.info("another process finished %s first; its files are used", provenance.address)
@@ -176,7 +179,7 @@ def _publish(
 
 
 def toolchain() -> dict[str, str]:
-    """Versions of what is installed and can change results, read without importing any of it."""
+    """Versions of installed packages that can change results, read without importing them."""
     versions = {"python": platform.python_version()}
     for name in TOOLCHAIN:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -185,7 +188,7 @@ def toolchain() -> dict[str, str]:
 
 
 def parse(step: Step, words: Sequence[str]) -> argparse.Namespace:
-    """The flags of a step, the same for each; exits with a word on usage where they are wrong."""
+    """The flags of a step, the same for every step; exits with a usage message if they are wrong."""
     parser = argparse.ArgumentParser(
         prog=f"python -m neuron_ops.steps.{step.verb}",
         description=f"Makes {step.artifact} and publishes it in the store.",
@@ -220,7 +223,7 @@ def _rank() -> int:
 def _configure_logging() -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(message)s", datefmt="%H:%M:%S"))
-    # Launched by Dagster, progress goes to its event log; a second copy of each line would only hide warnings.
+    # Under Dagster, progress goes to its event log; a second copy of each line would only hide warnings.
     handler.setLevel(logging.WARNING if _launched_by_dagster() else logging.INFO)
     logging.getLogger().addHandler(handler)
     for name in LOGGERS:
@@ -228,7 +231,7 @@ def _configure_logging() -> None:
 
 
 def _end_on_signals() -> None:
-    """SIGTERM and Ctrl-C unwind the program, so that half-written files go; a launcher that is gone means SIGTERM."""
+    """SIGTERM and Ctrl-C unwind the program, which removes half-written files; so does the end of the launcher."""
 
     def unwind(number: int, _frame: FrameType | None) -> None:
         sys.exit(128 + number)
@@ -250,7 +253,7 @@ def _follow(launcher: int) -> None:
 
 @contextlib.contextmanager
 def _dagster() -> Iterator[None]:
-    """Send the log to Dagster while the step runs, where Dagster launched it; from the first rank only."""
+    """Send the log to Dagster while the step runs, if Dagster launched it; only from the first rank."""
     if not _launched_by_dagster() or _rank() != 0:
         yield
         return
@@ -277,7 +280,7 @@ class _PipesHandler(logging.Handler):
 
 
 def _report_error(error: OpsError) -> None:
-    """Where the launcher wants it, else to whoever reads stderr."""
+    """Write the error to the launcher's file if there is one, otherwise to stderr."""
     file = os.environ.get(ERROR_FILE)
     if file is not None:
         leave_error(Path(file), error)

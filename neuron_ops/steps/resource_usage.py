@@ -1,6 +1,6 @@
-"""What a step's program used: time, CPU and memory, for the metrics of every manifest.
+"""The time, CPU and memory that a step's program used, for the metrics of every manifest.
 
-What an accelerator did is measured by training; what a pod may use belongs to the team's settings.
+Measuring the accelerator belongs to training; the limits of a pod belong to the team's settings.
 """
 
 import contextlib
@@ -11,7 +11,7 @@ from neuron_ops.store.manifest import Scalar
 
 
 def resource_usage(seconds: float) -> dict[str, Scalar]:
-    """Metrics of a step that took `seconds` on the clock: CPU seconds of it and its children, and its peak memory."""
+    """Metrics of a step that took `seconds` of wall time: CPU seconds with its children, and peak memory in bytes."""
     own, children = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return {
         "seconds": round(seconds, 3),
@@ -21,9 +21,9 @@ def resource_usage(seconds: float) -> dict[str, Scalar]:
 
 
 def _peak_rss() -> int | None:
-    """Bytes that this program held at most; None where the system has no /proc.
+    """Peak memory of this program in bytes; None if the system has no /proc.
 
-    The kernel's resource usage would do, but it starts with what the launching process held when it started this one.
+    The kernel's resource usage is not enough: it starts with the memory of the launching process at the launch.
     """
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():

@@ -1,7 +1,7 @@
 """The one table of steps: which program (verb) makes which artifact (noun), what decides it, and what is checked.
 
-What decides an artifact is named field by field, so a change that matters makes a new artifact, a change that does not
-is a hit, and a field that a later version adds moves nothing. How an address comes of it belongs to addresses.
+The fields that decide an artifact are named one by one: a change that matters makes a new artifact, any other change
+reuses the old one, and a field that a later version adds changes no address. Computing addresses belongs to addresses.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from neuron_ops.steps.gates import GATES
 
 RAW_DATASET = "raw_dataset"
 PUBLISHED_MODEL = "published_model"
-"""Where base_model comes from; no artifact of ours, and no asset."""
+"""The source of base_model; not an artifact of this project, and not an asset."""
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -37,7 +37,7 @@ class Input:
 
 @dataclass(frozen=True, slots=True)
 class AssetPresentation:
-    """How an artifact presents itself as an asset in the UI."""
+    """How an artifact appears as an asset in the UI."""
 
     group: str
     """inputs, training or model: in this order, so that the groups' own graph has no cycle."""
@@ -58,9 +58,9 @@ class Step:
     decided_by: tuple[str, ...] = ()
     """Recipe fields, dotted, that decide the contents."""
     also_decided_by: Callable[[Recipe], tuple[str, ...]] = lambda recipe: ()
-    """Fields that decide it with some recipes only."""
+    """Fields that decide the contents only with some recipes."""
     derived: Callable[[Recipe], dict[str, Any]] = lambda recipe: {}  # Any: plain JSON
-    """What follows from the recipe and decides the contents: the layout of processes, versions of a compiler."""
+    """Values derived from the recipe that decide the contents: the layout of processes, versions of a compiler."""
     checks: tuple[Check, ...] = ()
     """Properties that the step establishes of its artifact."""
     waits_for: tuple[str, ...] = ()
@@ -70,11 +70,11 @@ class Step:
     addressed_by_version: bool = True
     """Whether the address names the dataset version; without it, versions share the artifact."""
     needs_accelerator: bool = False
-    """Whether the step runs on the recipe's hardware; the others never may."""
+    """Whether the step runs on the recipe's hardware; the other steps must not."""
     launched_by_backend: bool = False
     """Whether the backend starts it (torchrun, one process per core) rather than a plain Python process."""
     nodes: Callable[[Recipe], int] = lambda recipe: 1
-    """On how many of the recipe's nodes it runs, all of them as one."""
+    """Number of the recipe's nodes that run the step together."""
 
     def fields(self, recipe: Recipe) -> tuple[str, ...]:
         """Every recipe field that decides the contents with this recipe."""
@@ -115,15 +115,15 @@ TRAINING = (
     "training.adam_beta1",
     "training.adam_beta2",
     "training.max_grad_norm",
-    # Which checkpoints there are to choose the best one from. Each is evaluated when it is saved.
+    # It decides which checkpoints the best one is chosen from. Each is evaluated when it is saved.
     "training.save_steps",
     "training.early_stopping_patience",
 )
-"""Not logging_steps, save_total_limit (the best checkpoint is always kept) and what only says how to run."""
+"""Without logging_steps, save_total_limit (the best checkpoint is always kept) and fields that only say how to run."""
 
 
 def _evaluations_that_stop(recipe: Recipe) -> tuple[str, ...]:
-    """Early stopping counts evaluations. Without it eval_steps only says how fine the curve of losses is drawn."""
+    """Early stopping counts evaluations. Without it, eval_steps only decides how many points the loss curve has."""
     return () if recipe.training.early_stopping_patience is None else ("training.eval_steps",)
 
 
@@ -138,7 +138,7 @@ STEPS: tuple[Step, ...] = (
         ),
         code_version="1",
         inputs=(Input(PUBLISHED_MODEL),),
-        # A folder is told by its contents: neither its path nor the name that the recipe gives it matters.
+        # The contents of a folder identify it: neither its path nor its name in the recipe matters.
         decided_by=("base_model.repository", "base_model.revision"),
         partitioned=False,
         addressed_by_version=False,
@@ -246,7 +246,7 @@ STEPS: tuple[Step, ...] = (
             Input("consolidated_weights"),
             Input("tokenized_dataset", ("chat_template.jinja", "special_tokens.json")),
         ),
-        # Whether the template is written out beside the base's own.
+        # It decides whether the template is written in addition to the base's own.
         decided_by=("dataset.chat_template",),
         checks=(
             Check(

@@ -1,6 +1,6 @@
-"""`train` makes `lora_checkpoints`: the one training loop, on whatever backend the recipe names.
+"""`train` makes `lora_checkpoints`: the one training loop, on the backend that the recipe names.
 
-Everything that resuming needs is in its checkpoints. The loop itself belongs to training/loop.py.
+The checkpoints hold everything that resuming needs. The loop itself belongs to training/loop.py.
 """
 
 import json
@@ -26,7 +26,7 @@ def build(lineage: Lineage, out: Path) -> program.StepResult:
 
 
 def _train(lineage: Lineage, out: Path) -> Loop:
-    """Train, resuming from the newest finished checkpoint of this very training, and say which one is best."""
+    """Train, resuming from the newest finished checkpoint of the same training, and write which checkpoint is best."""
     recipe, process = lineage.recipe, open_backend(lineage.recipe)
     checkpoints = Checkpoints(lineage.store, lineage.provenance("lora_checkpoints"), process, Ranks())
     dataset, model, launch = lineage.require("tokenized_dataset"), lineage.require("base_model"), program.launch_name()
@@ -45,7 +45,7 @@ def _train(lineage: Lineage, out: Path) -> Loop:
         checkpoints.tidy()
         summary = checkpoints.summary()
         (out / "checkpoints.json").write_text(json.dumps(summary, indent=2) + "\n")
-        # What is made of the best one must not depend on how many others are kept.
+        # Artifacts made from the best checkpoint must not depend on how many others are kept.
         (out / "best.json").write_text(json.dumps(summary["best"], indent=2) + "\n")
         draw_losses(loop.history, out / "loss.png")
     return loop

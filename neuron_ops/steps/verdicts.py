@@ -1,14 +1,14 @@
-"""How metrics decide the checks that need no more than those; which step has which check, the table says.
+"""The checks that metrics alone decide; the table says which step has which check.
 
-Each is a function of the metrics in a manifest, so it also decides artifacts that are older than the check. What needs
-more than metrics is decided in the step itself; the gates of `evaluation` are in gates/.
+Each verdict is a function of the metrics in a manifest, so it also covers artifacts that are older than the check. A
+check that needs more than metrics belongs to its step, a gate of `evaluation` to gates/.
 """
 
 from neuron_ops.steps.checks import Metrics, Verdict
 
 
 def answers_are_in_the_loss(metrics: Metrics) -> Verdict:
-    """`prepare` refuses a row without a learned token; this is what a person looks at first."""
+    """The share of tokens in the loss lies between 0 and 1; `prepare` itself refuses a row without a learned token."""
     share = float(metrics["supervised_share"] or 0.0)
     return Verdict(
         passed=0.0 < share < 1.0,
@@ -18,7 +18,7 @@ def answers_are_in_the_loss(metrics: Metrics) -> Verdict:
 
 
 def held_out_loss_fell(metrics: Metrics) -> Verdict:
-    """Whether the model may be used is decided on the merged weights, by the gates of `evaluate`."""
+    """Training lowered the held-out loss. Whether the merged model may be used is for the gates of `evaluate`."""
     before, best = float(str(metrics["base_eval_loss"])), float(str(metrics["best_eval_loss"]))
     return Verdict(
         passed=best < before,
@@ -28,7 +28,7 @@ def held_out_loss_fell(metrics: Metrics) -> Verdict:
 
 
 def no_graph_was_compiled(metrics: Metrics) -> Verdict:
-    """A training that compiled cost time; it is not wrong."""
+    """Training found every graph in the cache. Compiling one costs time, but the result is correct."""
     compiled, cache = int(metrics["graphs_compiled"] or 0), metrics["graphs_from"]
     if cache is None:
         words = "training ran eagerly: there was no graph to compile"
@@ -40,7 +40,7 @@ def no_graph_was_compiled(metrics: Metrics) -> Verdict:
 
 
 def adapter_is_complete(metrics: Metrics) -> Verdict:
-    """Two factors for each targeted linear layer of each decoder layer."""
+    """The adapter has two factors for each targeted linear layer of each decoder layer."""
     found, expected = int(metrics["tensors"] or 0), int(metrics["expected_tensors"] or 0)
     return Verdict(
         passed=found == expected,

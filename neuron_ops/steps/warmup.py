@@ -1,9 +1,9 @@
-"""Warming up a compiler: training's own loop for as few steps as visit every graph.
+"""Warming up a compiler: training's own loop, for the fewest steps that visit every graph.
 
-`compile` starts it; it is not a step. On rows of the right shape: an evaluation of two batches, two optimizer steps
-with all their micro-batches, a read of the losses, another evaluation. Two steps, because the first one's gradients and
-optimizer state are not yet there. It saves nothing, and looks at no number: where graphs are only extracted, numbers
-mean nothing.
+`compile` starts it; it is not a step. On rows of the right shape it runs an evaluation of two batches, two optimizer
+steps with all their micro-batches, a read of the losses, and another evaluation. It takes two steps because gradients
+and optimizer state do not exist yet in the first. It saves nothing and checks no number: while a compiler only extracts
+graphs, numbers mean nothing.
 """
 
 import argparse
@@ -29,13 +29,13 @@ log = logging.getLogger("neuron_ops.steps.warmup")  # as a program, this module 
 
 NUM_STEPS = 2
 """Optimizer steps of a warm-up."""
-# The second batch adds to a sum that the device already holds, which on a lazy device was once another graph than the
-# first batch's; a warm-up of one batch lacked it, and training ended before step 1.
+# The second batch adds to a sum that is already on the device. On a lazy device this was once a different graph from the
+# first batch's; a warm-up of one batch missed it, and training ended before step 1.
 EVALUATED_BATCHES = 2
 
 
 def visit_every_graph(loop: Loop) -> dict[str, float]:
-    """What the first of everything took in seconds, compiled on the way, and what the second step took."""
+    """Seconds of the first evaluation, the first step (each with its compilation) and the second step."""
     seconds = {
         "first_evaluation_seconds": _timed(lambda: loop.evaluate(0)),
         "first_step_seconds": _timed(lambda: loop.train_step(0)),
@@ -55,7 +55,7 @@ def _timed(part: Callable[[], None]) -> float:
 
 
 def warm_up(lineage: Lineage, out: Path) -> None:
-    """Visit every graph with the lineage's base model, and leave the seconds it took in `out`."""
+    """Visit every graph with the lineage's base model, and write the measured seconds to `out`."""
     recipe, process = shorten(lineage.recipe), open_backend(lineage.recipe)
     model = shared_copy(lineage.require("base_model"), program.launch_name(), verify=False)
     with model as base, tempfile.TemporaryDirectory() as folder:
@@ -72,17 +72,17 @@ def warm_up(lineage: Lineage, out: Path) -> None:
 
 
 def shorten(recipe: Recipe) -> Recipe:
-    """The recipe with the length of the warm-up, which is in no graph.
+    """The recipe with the length of the warm-up; no graph depends on the length.
 
-    The rate of a recipe's own last step may be zero, a constant of its own to a compiler; and the few rows of a warm-up
-    say nothing about epochs.
+    The learning rate at the recipe's own last step may be zero, which a compiler treats as a special constant; and the
+    few rows of a warm-up say nothing about epochs.
     """
     short = recipe.training.model_copy(update={"max_steps": NUM_STEPS, "num_train_epochs": None})
     return recipe.model_copy(update={"training": short})
 
 
 def _write_rows(folder: Path, recipe: Recipe, process: BackendProcess, base: Path) -> None:
-    """Just enough of them: EVALUATED_BATCHES, and every micro-batch of the steps."""
+    """Write just enough rows for EVALUATED_BATCHES and every micro-batch of the steps."""
     size = recipe.graph.micro_batch_size * process.data_parallel_size
     vocabulary = read_shape(read_config(base), str(base / CONFIG)).vocabulary
     num_training_rows = size * recipe.graph.gradient_accumulation_steps * NUM_STEPS
@@ -90,7 +90,7 @@ def _write_rows(folder: Path, recipe: Recipe, process: BackendProcess, base: Pat
 
 
 def main() -> None:
-    """Run as a program, one process of as many as training has."""
+    """Run as a program: one of as many processes as training has."""
     parser = argparse.ArgumentParser(prog="python -m neuron_ops.steps.warmup", description=__doc__)
     program.add_places(parser)
     parser.add_argument("--out", required=True, type=Path, help="folder for what was measured")

@@ -1,7 +1,7 @@
-"""Starting the warm-up of a compiler and reading what it leaves; the warm-up itself is the program warmup.
+"""Starting the warm-up of a compiler and reading its result; the warm-up itself is the program warmup.
 
-The program runs as training will: as many processes, in the same environment. Where a graph depends on how many nodes
-there are, each of them runs this at the same time and their processes meet; the graphs of the first are kept.
+The program runs like training: with as many processes, in the same environment. If a graph depends on the number of
+nodes, each node runs this at the same time and their processes connect; the graphs of the first node are kept.
 """
 
 import json
@@ -23,25 +23,25 @@ log = logging.getLogger(__name__)
 
 RESULT = "warmup.json"
 ROUNDS = 3
-"""Compilations of a graph that fails, each with the compiler's own tries: a bound on hours."""
+"""How often a failing graph is compiled, each time with the compiler's own retries; this limits the hours."""
 
 
 @dataclass(frozen=True, slots=True)
 class WarmupResult:
-    """What a warm-up left."""
+    """The result of a warm-up."""
 
     graphs: list[Graph]
     measured: dict[str, Scalar]
-    """Seconds of its first evaluation and steps, with everything compiled on the way."""
+    """Seconds of its first evaluation and its steps, including compilation."""
 
 
 def warm_up(lineage: Lineage, compiler: Compiler, scratch: Path, node: int, meet: str) -> WarmupResult | None:
-    """Run the fewest steps that visit every graph, and compile until nothing is left or ROUNDS are over.
+    """Run the fewest steps that visit every graph, and compile until every graph is complete or ROUNDS are over.
 
-    The cache is `scratch / CACHE`. Only the first node compiles and returns; the others are there for their ranks.
+    The cache is `scratch / CACHE`. Only the first node compiles and returns a result; the others only run their ranks.
 
     Raises:
-        OpsError: what the program ended with.
+        OpsError: the error that the program ended with.
     """
     cache, out = scratch / CACHE, scratch / "out"
     for folder in (cache, out):
@@ -79,10 +79,10 @@ def _command(lineage: Lineage, scratch: Path, out: Path, node: int, meet: str) -
 
 def _run(argv: list[str], lineage: Lineage, compiler: Compiler, cache: Path) -> str:
     lines: list[str] = []
-    # torchrun's --log-dir: else it leaves a folder in TMPDIR each time.
+    # torchrun's --log-dir: otherwise it leaves a folder in TMPDIR each time.
     variables = {**environment(lineage.recipe), **compiler.environment(cache), "PET_LOG_DIR": str(cache.parent)}
     if warmup_layout(lineage.recipe).nodes > 1:
-        # Its ranks report to whoever started the nodes, as in training: this node's end may be another's consequence.
+        # The ranks report to the program that started the nodes, as in training: another node may have failed first.
         status = process.execute(argv, variables, _show_and_keep(lines))
         if status != 0:
             raise SystemExit(status if status > 0 else 128 - status)
@@ -92,7 +92,7 @@ def _run(argv: list[str], lineage: Lineage, compiler: Compiler, cache: Path) -> 
         raise ended.error
     if ended.status != 0:
         how = f"was killed by signal {-ended.status}" if ended.status < 0 else f"ended with status {ended.status}"
-        raise Unavailable(f"The warm-up of the compiler {how}. Its output is in this step's stderr.")
+        raise Unavailable(f"The warm-up of the compiler {how}. Read its output in this step's stderr.")
     return "".join(lines)
 
 

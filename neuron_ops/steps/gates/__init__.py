@@ -1,7 +1,7 @@
-"""The gates of `evaluation`: what a merged model must have shown before anybody uses it.
+"""The gates of `evaluation`: checks that a merged model must pass before anyone uses it.
 
-A gate is a file here and a line in GATES. Its verdict is a function of the metrics that `evaluate` publishes, so that
-it also judges models that were evaluated before the gate existed.
+A gate is a file here and a line in GATES. Its verdict is a function of the metrics that `evaluate` publishes, so it
+also judges models that were evaluated before the gate existed.
 """
 
 from neuron_ops.steps.checks import Check

@@ -1,4 +1,4 @@
-"""The gate that stops a model which is no better than the base that it was made from."""
+"""The gate that stops a model that is not better than its base model."""
 
 from neuron_ops.steps.checks import Check, Metrics, Verdict
 
