@@ -1,5 +1,5 @@
-"""Go or no-go before anything is launched: what a recipe would do to a dataset version, from manifests and arithmetic.
+"""Go or no-go before a launch: what a recipe would do with a dataset version, from manifests and arithmetic.
 
-No accelerator, no torch, and no import that a process of the orchestrator would feel: tokenizers are imported only
-where rows are looked at. Every number that is not a fact is a range, and its assumption stands beside it.
+It needs no accelerator and no torch, and imports nothing that would slow down the orchestrator: tokenizers are imported
+only to look at rows. Every number that is not a fact is a range, shown with its assumption.
 """

@@ -1,8 +1,8 @@
-"""Every number of a plan that is not computed from the recipe, the model or the data, with where it comes from.
+"""Every number of a plan that is not computed from the recipe, the model or the data, with its source.
 
-Nothing of this project has run on Trainium yet, so times and prices are ranges over what others published. A training
-that is finished in the store replaces the assumed rate by its own. What is known of an instance type stands in
-backends/instances.py, the memory of a backend's runtime in the backend.
+This project has not run on Trainium yet, so times and prices are ranges from what others published. A finished training
+in the store replaces the assumed rate by its own. Facts about an instance type belong to backends/instances.py, the
+memory of a backend's runtime to the backend.
 """
 
 from neuron_ops.planning.quantities import Range
@@ -20,7 +20,7 @@ COMPILATION_SOURCE = "30 to 60 min for a large model's first compilation, optimu
 CPU_FLOPS = Range(5e9, 80e9)
 """Operations per second of one thread in a large matrix product: bfloat16 without and with instructions for it.
 
-79e9 measured with AVX-512 on a shared core; without, torch converts as it goes.
+79e9 was measured with AVX-512 on a shared core; without such instructions, torch converts on the fly.
 """
 
 # Dolly's English with a vocabulary like Llama 3's of 128,256 tokens: 4.4, measured.

@@ -1,7 +1,7 @@
-"""How much data there is and how much of it the steps of a training see.
+"""The amount of data in a dataset version, as training will see it.
 
-Exact from a finished `tokenized_dataset`; else estimated from the raw rows, and the estimate says how. Looking at raw
-rows belongs to `raw_rows`.
+The numbers are exact if `tokenized_dataset` is finished; otherwise they are estimated from the raw rows, and the
+estimate says how. Reading raw rows belongs to `raw_rows`.
 """
 
 import json
@@ -21,9 +21,9 @@ from neuron_ops.steps.table import TOKENIZER_FILES
 from neuron_ops.store.artifacts import Artifact
 
 MAX_RAW_BYTES = 4_000_000_000
-"""More is not read, and not downloaded, for a plan."""
+"""A plan neither reads nor downloads more than this."""
 STANDARD_ERRORS = 2.0
-"""Width of a sample's range: it holds the truth for 95 % of samples."""
+"""Half-width of a sample's range in standard errors: it contains the true value for 95 % of samples."""
 ASSUMED_DENSITY = 0.9
 MUCH_PADDING = 0.5
 
@@ -33,30 +33,30 @@ class DataForecast:
     """One dataset version as training will see it; counts of the training split unless they say otherwise."""
 
     source: str
-    """Where the numbers come from, with what was assumed."""
+    """The source of the numbers, with the assumptions."""
     rows: int
     """Raw rows."""
     training_rows: Range
     held_out_rows: Range
     tokens: Range
-    """Real ones, without padding."""
+    """Real tokens, without padding."""
     supervised_share: Range
-    """Tokens in the loss, of all real ones."""
+    """Tokens in the loss, as a share of all real tokens."""
     sequences: Range
     held_out_sequences: Range
     padding_share: Range
-    """Positions that are computed for nothing."""
+    """Padding positions, as a share of all positions."""
     longest_row: int | None
-    """Tokens of the longest row that was tokenized; None where none was."""
+    """Tokens of the longest tokenized row; None if no row was tokenized."""
 
 
 def forecast_data(lineage: Lineage, *, read_rows: bool, tokenize: bool) -> DataForecast | None:
-    """What is known; None where the rows have not been prepared and may not, or cannot, be read now.
+    """The forecast; None if the rows are not prepared and may not, or cannot, be read now.
 
-    Without `tokenize`, tokens are guessed from bytes even if the base model is at hand.
+    Without `tokenize`, tokens are estimated from bytes even if the base model is available.
 
     Raises:
-        InvalidInput: what `prepare` would refuse: rows, tokenizer, template, splits.
+        InvalidInput: `prepare` would refuse the rows, the tokenizer, the template or the splits.
     """
     try:
         prepared = lineage.find("tokenized_dataset")
@@ -88,7 +88,7 @@ def _from_report(prepared: Artifact) -> DataForecast:
 
 
 def _from_rows(lineage: Lineage, tokenize: bool) -> DataForecast:
-    from neuron_ops.rows.chat import open_chat  # tokenizers and jinja: 100 CPU ms, not for what is finished
+    from neuron_ops.rows.chat import open_chat  # tokenizers and jinja: 100 CPU ms, not needed for a finished artifact
 
     dataset, length = lineage.recipe.dataset, lineage.recipe.graph.sequence_length
     with lineage.raw.local(lineage.version) as raw, local_files(lineage, (*TOKENIZER_FILES, "config.json")) as model:
@@ -98,13 +98,13 @@ def _from_rows(lineage: Lineage, tokenize: bool) -> DataForecast:
 
 
 def padding_warnings(data: DataForecast, sequence_length: int) -> Iterator[str]:
-    """Where most of the time would go into nothing."""
+    """Warn if most of the computing time would go into padding."""
     if data.padding_share.low <= MUCH_PADDING:
         return
     longest = f" (the longest row has {data.longest_row:,} tokens)" if data.longest_row else ""
     yield (
         f"{show_share(data.padding_share)} of what training computes is padding. Lower graph.sequence_length from "
-        f"{sequence_length:,}{longest}, or set dataset.packing where the backend can."
+        f"{sequence_length:,}{longest}, or set dataset.packing if the backend supports it."
     )
 
 
@@ -169,7 +169,7 @@ class _Estimate:
         return Range(ceil(rows * per_row.low / self._length), ceil(rows * per_row.high / positions))
 
     def _of_split(self, numbers: Sequence[int], held_out: bool) -> list[int]:
-        """One number for each sampled row of the split."""
+        """The numbers of those sampled rows that belong to the split."""
         chosen = self._found.sampled.held_out if self._found.sampled else ()
         return [number for number, is_held_out in zip(numbers, chosen, strict=True) if is_held_out == held_out]
 
@@ -179,7 +179,7 @@ class _Estimate:
         return len(plan_packed(lengths, self._length))
 
     def _density(self) -> float:
-        """Real tokens of a packed sequence, as a share, where it is lowest: more rows fill sequences better."""
+        """Lowest share of real tokens in packed sequences: more rows than the sample's fill sequences better."""
         if not self._lengths:
             return ASSUMED_DENSITY
         return sum(self._lengths) / (self._packed(self._lengths) * self._length)
@@ -191,6 +191,6 @@ class _Estimate:
             return f"rows counted, tokens estimated from a sample of {len(self._lengths):,} rows"
         return (
             f"rows counted; {BYTES_PER_TOKEN.low:g} to {BYTES_PER_TOKEN.high:g} bytes a token and "
-            f"{TEMPLATE_TOKENS.low:g} to {TEMPLATE_TOKENS.high:g} tokens of template a row assumed, because no "
-            "usable tokenizer is at hand; materializing base_model brings one"
+            f"{TEMPLATE_TOKENS.low:g} to {TEMPLATE_TOKENS.high:g} tokens of template a row are assumed, because no "
+            "usable tokenizer is available; materialize base_model to get one"
         )

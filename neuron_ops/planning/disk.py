@@ -1,6 +1,6 @@
-"""Whether a store in a local folder has room for what is still to be made. A bucket always has.
+"""Whether a store in a local folder has room for the artifacts still to be made. A bucket always has room.
 
-Only the large things count: a copy of the base model, the merged model, checkpoints and token rows.
+Only large artifacts count: the copy of the base model, the merged model, checkpoints and token rows.
 """
 
 import shutil
@@ -16,16 +16,16 @@ from neuron_ops.planning.quantities import Range, show_bytes
 from neuron_ops.steps.addresses import Lineage
 
 STATE_BYTES = 12
-"""For each of the adapter's parameters in a checkpoint: itself and two moments, float32."""
+"""Bytes in a checkpoint for each parameter of the adapter: the value and two moments, float32."""
 POSITION_BYTES = 12
-"""Of a token row: id, label and position."""
+"""Bytes of one position of a token row: id, label and position, int32 each."""
 
 
 def check_disk(lineage: Lineage, to_make: Collection[str], data: DataForecast | None, shape: ModelShape | None) -> None:
-    """Refuse a disk that is too small for the artifacts that are to be made.
+    """Refuse a disk that is too small for the artifacts to make.
 
     Raises:
-        InvalidInput: how much is missing.
+        InvalidInput: the disk is too small; the message says by how much.
     """
     if "://" in lineage.store.url:
         return
@@ -33,7 +33,7 @@ def check_disk(lineage: Lineage, to_make: Collection[str], data: DataForecast | 
     if needed > free:
         raise InvalidInput(
             f"{lineage.store.url} has {show_bytes(Range.exactly(free))} left, but what is still to be made needs "
-            f"{show_bytes(Range.exactly(needed))}. Free some, or give the store (FINE_TUNE_STORE) another place."
+            f"{show_bytes(Range.exactly(needed))}. Free some space, or give the store (FINE_TUNE_STORE) another place."
         )
 
 
@@ -44,7 +44,7 @@ def _needed(lineage: Lineage, to_make: Collection[str], data: DataForecast | Non
         sequences = data.sequences.low + data.held_out_sequences.low
         sizes["tokenized_dataset"] = sequences * recipe.graph.sequence_length * POSITION_BYTES
     if shape is not None:
-        # The newest is kept beside the best one whatever the limit, and the next is written before an old one goes.
+        # The newest is kept with the best one at any limit, and the next is written before an old one is removed.
         checkpoints = max(recipe.training.save_total_limit, 2) + 1
         sizes["lora_checkpoints"] = checkpoints * STATE_BYTES * adapter_parameters(recipe, shape, ranks=1)
     return sum(size for artifact, size in sizes.items() if artifact in to_make)

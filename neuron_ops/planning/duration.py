@@ -1,7 +1,7 @@
-"""How long a training takes and what it costs, as ranges whose assumptions stand beside them.
+"""How long a training takes and what it costs, as ranges with their assumptions.
 
-A finished training with the same graph on the same layout knows its own rate; else Trainium's is assumed from its peak.
-For other devices nothing is assumed: a recipe does not name the CPU or the GPU.
+A finished training with the same graph and layout gives the rate; otherwise Trainium's rate is assumed from its peak.
+For other devices no rate is assumed: a recipe does not name the CPU or the GPU.
 """
 
 from dataclasses import dataclass
@@ -23,25 +23,25 @@ from neuron_ops.store.artifacts import Artifact
 
 TRAININGS = "lora_checkpoints"
 MAX_TRAININGS = 50
-"""Manifests that are read to find a rate: one request each in S3, and one for each dataset version."""
+"""Most manifests that are read to find a rate: in S3, one request each, and one for each dataset version."""
 MEASURED = "measured by finished trainings of this base model with this graph and layout"
 FORWARD_SHARE = 0.5
-"""Of a training step's work, what an evaluation repeats: through a frozen base, backward costs as much as forward."""
+"""An evaluation's share of a training step's work: through a frozen base, backward costs as much as forward."""
 
 
 @dataclass(frozen=True, slots=True)
 class DurationForecast:
-    """Time that an accelerator is booked for; waiting for a node, loading and checkpoints are not in it."""
+    """Time for which an accelerator is booked, without waiting for a node, loading and checkpoints."""
 
     tokens_per_second: Range | None
-    """Over all ranks, padding counted."""
+    """Over all ranks, padding included."""
     rate_source: str
     training_seconds: Range | None
     compile_seconds: Range | None
-    """Zero where the graphs are compiled already; None where nothing is known."""
+    """Zero if the graphs are compiled already; None if nothing is known."""
     compile_source: str
     usd_per_hour: float | None
-    """Of all nodes together."""
+    """Price of all nodes together."""
     price_source: str
     usd: Range | None
 
@@ -49,7 +49,7 @@ class DurationForecast:
 def forecast_duration(
     lineage: Lineage, layout: Layout, epochs: Epochs, graphs: GraphCacheForecast | None, shape: ModelShape | None
 ) -> DurationForecast:
-    """Put rate, work and price together, as far as each is known."""
+    """Combine rate, work and price, as far as each is known."""
     recipe, known = lineage.recipe, find_instance(lineage.recipe.hardware.instance_type)
     measured = _measured_rate(lineage, layout)
     rate, rate_source = (measured, MEASURED) if measured else _assumed_rate(recipe, layout, known, shape)
@@ -71,10 +71,10 @@ def forecast_duration(
 
 
 def flops_per_token(recipe: Recipe, shape: ModelShape) -> float:
-    """Operations for one token: forward, and backward through a frozen base, which has no gradient of its weights.
+    """Floating-point operations for one token: forward, and backward through a frozen base without weight gradients.
 
-    Each of the multiplied parameters costs 2 forward and 2 backward; each of the sequence's positions costs attention
-    4 for every query's number forward and 8 backward; recomputing repeats the forward.
+    Each multiplied parameter costs 2 forward and 2 backward. In attention, each number of a query costs 4 forward and 8
+    backward for each position of the sequence. Gradient checkpointing repeats the forward.
     """
     backward = 2 * shape.multiplied_parameters() + 8 * _attention(recipe, shape)
     return backward + forward_flops(recipe, shape) * (2 if recipe.graph.gradient_checkpointing else 1)
@@ -86,7 +86,7 @@ def forward_flops(recipe: Recipe, shape: ModelShape) -> float:
 
 
 def _attention(recipe: Recipe, shape: ModelShape) -> int:
-    """Numbers of all queries, for each of the sequence's positions."""
+    """Size of all queries of one token, times the positions of the sequence."""
     return shape.layers * shape.heads * shape.head_dim * recipe.graph.sequence_length
 
 
@@ -113,7 +113,7 @@ def _base_digest(training: Artifact) -> str | None:
 
 
 def _speed(fields: dict[str, Any], derived: dict[str, Any]) -> dict[str, Any]:  # Any: JSON of a manifest
-    """What of a training decides its speed: graph and layout."""
+    """The fields that decide a training's speed: graph and layout."""
     return {name: value for name, value in (fields | derived).items() if name.startswith(("graph.", "layout."))}
 
 
@@ -126,7 +126,7 @@ def _assumed_rate(
             "neither the CPU nor the GPU"
         )
     if shape is None:
-        return None, "not estimated until base_model is materialized: its size is not known"
+        return None, "not estimated until base_model is materialized, because its size is not known"
     peak = known.core_flops * layout.world_size
     return UTILIZATION.scaled(peak / flops_per_token(recipe, shape)), UTILIZATION_SOURCE
 

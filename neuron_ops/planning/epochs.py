@@ -1,6 +1,6 @@
-"""How often a training sees its data, and which cadences of a recipe never come to pass.
+"""How often a training sees its data, and which intervals of a recipe never take effect.
 
-The arithmetic of steps belongs here; how much data there is belongs to `data`.
+The arithmetic of steps belongs here; the amount of data belongs to `data`.
 """
 
 from collections.abc import Iterator
@@ -13,35 +13,35 @@ from neuron_ops.recipe.schema import Recipe, TrainingSection
 from neuron_ops.training.length import num_steps
 
 MANY_EPOCHS = 5.0
-"""From here on a small adapter mostly learns its rows by heart."""
+"""Above this, a small adapter mostly memorizes its rows."""
 HIGHEST_RATE = 0.05
-"""A learning rate above this is a slip of the pen."""
+"""A learning rate above this is a typing error."""
 ALMOST_ALL = 0.95
-"""Less of the data than this is worth a warning: somebody thinks that it is all seen."""
+"""Share of the data below which a plan warns: the user may think that training sees all of it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Epochs:
-    """What the steps of a training look at."""
+    """The data that the steps of a training see."""
 
     steps: Range
     sequences_per_step: int
     sequences: Range
-    """Seen over all steps, repetitions counted."""
+    """Sequences seen over all steps, including repetitions."""
     positions: Range
-    """Tokens that are trained on, padding counted."""
+    """Positions that are trained on, padding included."""
     evaluated_positions: Range
-    """Tokens that the evaluations on held-out rows compute besides, forward only."""
+    """Positions that the evaluations on held-out rows compute in addition, forward only."""
     number: Range | None
-    """How often each sequence is seen; None where the number of sequences is not known."""
+    """How often each sequence is seen; None if the number of sequences is not known."""
     steps_in_one: Range | None
 
 
 def forecast_epochs(recipe: Recipe, layout: Layout, data: DataForecast | None) -> Epochs | None:
-    """The arithmetic; None where the steps follow from data that is not known yet.
+    """The numbers; None if the steps follow from data that is not known yet.
 
     Raises:
-        InvalidInput: warm-up would never end.
+        InvalidInput: the warm-up is as long as the training, so it would never end.
     """
     graph, training = recipe.graph, recipe.training
     if training.max_steps is None and data is None:
@@ -72,7 +72,7 @@ def _number(training: TrainingSection, seen: Range, data: DataForecast | None) -
 
 
 def epoch_warnings(epochs: Epochs) -> Iterator[str]:
-    """Why the number of steps may not be what somebody meant."""
+    """Warn if the number of steps may not be what the user meant."""
     number, epoch = epochs.number, epochs.steps_in_one
     if number is None or epoch is None:
         return
@@ -88,11 +88,11 @@ def epoch_warnings(epochs: Epochs) -> Iterator[str]:
 
 
 def training_warnings(training: TrainingSection, epochs: Epochs | None) -> Iterator[str]:
-    """What no field's own limits can tell: intervals longer than the training itself, a rate that nobody means."""
+    """Warn about intervals longer than the training and about a learning rate that is too high."""
     if training.learning_rate > HIGHEST_RATE:
         yield (
             f"training.learning_rate is {training.learning_rate:g}; adapters are trained with 1e-5 to 1e-2, and far "
-            "above that a training diverges. Lower it."
+            "above that range training diverges. Lower it."
         )
     steps = training.max_steps or (int(epochs.steps.high) if epochs else None)
     if steps is not None:
@@ -107,8 +107,8 @@ def _cadence_warnings(training: TrainingSection, steps: int) -> Iterator[str]:
         )
     if training.save_steps > steps:
         yield (
-            f"training.save_steps ({training.save_steps}) is more than the {steps} steps of the training: whatever "
-            "interrupts it throws all of it away. Lower it."
+            f"training.save_steps ({training.save_steps}) is more than the {steps} steps of the training: an "
+            "interruption loses all of it. Lower it."
         )
     if training.warmup_steps > steps / 2:
         yield (
@@ -119,7 +119,7 @@ def _cadence_warnings(training: TrainingSection, steps: int) -> Iterator[str]:
     if patience is not None and patience * training.eval_steps >= steps:
         yield (
             f"training.early_stopping_patience ({patience}) x eval_steps ({training.eval_steps}) is not below the "
-            f"{steps} steps of the training, so it never stops anything. Lower one of them."
+            f"{steps} steps of the training, so early stopping never happens. Lower one of them."
         )
 
 

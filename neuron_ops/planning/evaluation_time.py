@@ -1,6 +1,6 @@
-"""How long `evaluate` computes. It books no accelerator, and for a large model a CPU takes hours.
+"""How long `evaluate` computes. It uses no accelerator, and for a large model a CPU takes hours.
 
-Held-out rows through the base and through the tuned model are counted; loading, answers and the proof come on top.
+The time covers the held-out rows through the base and through the tuned model, without loading, answers and the proof.
 """
 
 from collections.abc import Iterator
@@ -15,11 +15,11 @@ from neuron_ops.recipe.schema import Recipe
 
 NUM_MODELS = 2
 LONG = 4 * 3600.0
-"""Seconds from which on somebody wants to know before, not after."""
+"""Seconds above which a plan warns about the time."""
 
 
 def evaluation_seconds(recipe: Recipe, data: DataForecast | None, shape: ModelShape | None) -> Range | None:
-    """None while data or model is not known, and for a device that no recipe names."""
+    """The range of seconds; None if data or model is not known, and for a device that no recipe names."""
     if data is None or shape is None or not find_backend(recipe.hardware).evaluates_on_cpu:
         return None
     positions = data.held_out_sequences.scaled(NUM_MODELS * recipe.graph.sequence_length)
@@ -27,7 +27,7 @@ def evaluation_seconds(recipe: Recipe, data: DataForecast | None, shape: ModelSh
 
 
 def evaluation_warnings(recipe: Recipe, seconds: Range | None) -> Iterator[str]:
-    """A verdict that takes longer than a night's sleep may."""
+    """Warn if the evaluation may take longer than LONG."""
     if seconds is not None and seconds.high > LONG:
         yield (
             f"evaluation computes the held-out rows twice on the CPU: {show_seconds(seconds)} with evaluation.threads "

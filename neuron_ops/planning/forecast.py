@@ -1,6 +1,6 @@
 """The whole forecast of one recipe for one dataset version, and the verdict: go, or no-go with what to change.
 
-What a step would refuse is refused here by the same functions. How a forecast is shown belongs to `report`.
+The functions by which steps refuse their inputs refuse them here too. Showing a forecast belongs to `report`.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that would fail, or that somebody may not have meant."""
+    """Something that would fail, or that the user may not have meant."""
 
     blocking: bool
     text: str
@@ -48,7 +48,7 @@ class ArtifactState:
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """Everything that can be said before anything is started; None is what is not known yet."""
+    """All that is known before the launch; fields that are not known yet are None."""
 
     dataset_version: str
     recipe: str
@@ -57,7 +57,7 @@ class Forecast:
     data: DataForecast | None
     world: Layout | None
     environment: Mapping[str, str]
-    """What every training process finds in its environment beside what is there."""
+    """Variables that every training process gets in addition to its environment."""
     epochs: Epochs | None
     model: ModelShape | None
     memory: MemoryForecast | None
@@ -74,14 +74,14 @@ class Forecast:
 
     @property
     def is_go(self) -> bool:
-        """Whether nothing stands in the way."""
+        """Whether no problem is blocking."""
         return not self.refusals
 
 
 def make_forecast(lineage: Lineage, *, read_rows: bool = True, has_hub_token: bool = True) -> Forecast:
-    """Forecast everything that can be, and collect every problem instead of stopping at the first.
+    """Forecast everything possible, and collect all problems instead of stopping at the first.
 
-    Without `read_rows`, data counts only once it is prepared. `has_hub_token` is False where none is known to be there.
+    Without `read_rows`, the data is only known once it is prepared. `has_hub_token` is False if no token is known.
 
     Raises:
         MissingArtifact: the dataset version has not landed.
@@ -97,7 +97,7 @@ class _Forecaster:
     def __init__(self, lineage: Lineage, read_rows: bool, has_hub_token: bool) -> None:
         self._lineage, self._recipe = lineage, lineage.recipe
         self._read_rows, self._has_hub_token = read_rows, has_hub_token
-        self._problems: dict[str, bool] = {}  # text -> blocking; a refusal that two parts meet is said once
+        self._problems: dict[str, bool] = {}  # text -> blocking; a refusal from two parts is listed once
 
     def forecast(self) -> Forecast:
         lineage, recipe = self._lineage, self._recipe
@@ -166,7 +166,7 @@ class _Forecaster:
         return self._attempt(lambda: _look_up(self._lineage, artifact)) or ArtifactState(artifact, False, None)
 
     def _attempt(self, part: Callable[[], T]) -> T | None:
-        """The part, or None where it is refused; the refusal is then a problem of the whole."""
+        """The part, or None if it is refused; the refusal is then one of the forecast's problems."""
         try:
             return part()
         except (InvalidInput, CorruptArtifact) as error:
@@ -176,7 +176,7 @@ class _Forecaster:
         return None
 
     def _warn_of(self, texts: Iterable[str]) -> None:
-        """Note them; looking for something to warn of may itself come upon a refusal."""
+        """Collect the warnings; computing them may itself raise a refusal."""
         for text in self._attempt(lambda: list(texts)) or ():
             self._problems.setdefault(text, False)
 
@@ -186,21 +186,21 @@ class _Forecaster:
 
 
 def length_warnings(recipe: Recipe, config: Mapping[str, Any]) -> Iterator[str]:  # Any: a model's config.json
-    """Sequences that are longer than any that the base model has seen."""
+    """Warn about sequences that are longer than those that the base model was made for."""
     longest, length = config.get("max_position_embeddings"), recipe.graph.sequence_length
     if isinstance(longest, int) and length > longest:
         yield (
             f"graph.sequence_length is {length:,}, but {recipe.base_model.id} was made for {longest:,} tokens "
-            "(max_position_embeddings) and may say nothing sensible beyond. Lower it."
+            "(max_position_embeddings) and may give useless output beyond that. Lower it."
         )
 
 
 def hub_warnings(lineage: Lineage) -> Iterator[str]:
-    """A gated repository and nobody to open it."""
+    """Warn if the repository may be gated and there is no token for it."""
     repository = lineage.recipe.base_model.repository
     if repository is not None and lineage.find("base_model") is None:
         yield (
-            f"{repository} is still to be fetched, and there is no token for the Hugging Face hub here. If it is "
+            f"{repository} is not fetched yet, and there is no token for the Hugging Face hub here. If it is "
             "gated, as Meta's are, accept its licence on the hub and set HF_TOKEN where base_model is materialized."
         )
 

@@ -1,6 +1,6 @@
-"""Whether training will find its graphs compiled, and if not, what changed since they were.
+"""Whether training will find its compiled graphs, and if not, what changed since the last compilation.
 
-Compiling, and what a compiled artifact holds, belong to `compile`.
+Compiling and the contents of a compiled artifact belong to `compile`.
 """
 
 from collections.abc import Mapping
@@ -15,31 +15,31 @@ from neuron_ops.store.manifest import Scalar
 ARTIFACT = "compiled_graph_cache"
 SHOWN_FACTS = ("graphs", "compiler", "compile_seconds", "longest_compile_seconds", "graph_bytes", "reason")
 EXECUTABLE = ".neff"
-"""What a device runs: one in the folder of each compiled module."""
+"""The file that a device runs: one in the folder of each compiled module."""
 
 
 @dataclass(frozen=True, slots=True)
 class GraphCacheForecast:
-    """One address, and what is there."""
+    """The address of the compiled graphs, and what the store has at it."""
 
     address: str | None
-    """None while the base model, whose config is part of the address, has not been fetched."""
+    """None until the base model is fetched, because its config is part of the address."""
     is_hit: bool = False
     facts: Mapping[str, Scalar] = field(default_factory=dict)
-    """On a hit: what the artifact says about itself, such as how many graphs and how many seconds they took."""
+    """On a hit: metrics of the artifact, such as the number of graphs and their compile seconds."""
     modules: Mapping[str, int] = field(default_factory=dict)
-    """On a hit: the compiled modules that it lists, with their bytes."""
+    """On a hit: bytes of each compiled module in it."""
     nearest: str | None = None
-    """On a miss: the finished artifact that is most like it."""
+    """On a miss: the most similar finished artifact."""
     differences: tuple[str, ...] = ()
-    """On a miss: the fields in which that one differs, such as `graph.sequence_length: 512 -> 1024`."""
+    """On a miss: the fields in which `nearest` differs, such as `graph.sequence_length: 512 -> 1024`."""
 
 
 def forecast_graph_cache(lineage: Lineage) -> GraphCacheForecast:
-    """Look the address up.
+    """Look up the address.
 
     Raises:
-        InvalidInput: the recipe's hardware does not work out, so there is no address.
+        InvalidInput: the recipe's hardware section is inconsistent, so there is no address.
     """
     try:
         found = lineage.find(ARTIFACT)

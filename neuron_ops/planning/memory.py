@@ -1,10 +1,10 @@
-"""What one training process holds in its device's memory, part by part, against what there is.
+"""The memory of one training process on its device, part by part, compared with the device's capacity.
 
 Weights, adapter, gradients and optimizer state follow from shapes. Activations follow Korthikanti et al. 2022
-("Reducing Activation Recomputation in Large Transformer Models"): count what the backward pass needs of each layer, per
-token. Their count is for a GPT that trains every weight; here the base is frozen, so a linear layer's input is kept
-only where an adapter needs it. The lower end is what any implementation keeps, the upper end what transformers and PEFT
-keep without fusing anything.
+("Reducing Activation Recomputation in Large Transformer Models"): the count is what the backward pass needs from each
+layer, per token. Their count is for a GPT that trains every weight; here the base is frozen, so a linear layer's input
+is kept only if an adapter needs it. The lower end is what any implementation keeps, the upper end what transformers and
+PEFT keep without fused kernels.
 """
 
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ ITEM_BYTES = {"float32": 4, "bfloat16": 2}
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One of the things in memory."""
+    """One part of the memory."""
 
     name: str
     bytes: Range
@@ -32,12 +32,12 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class MemoryForecast:
-    """Everything one process holds at its worst moment."""
+    """The memory of one process at its peak."""
 
     place: str
     parts: tuple[Part, ...]
     capacity: int | None
-    """Bytes that there are; None where the recipe does not say on what it runs."""
+    """Bytes of the device; None if the recipe does not name the device."""
 
     @property
     def total(self) -> Range:
@@ -46,7 +46,7 @@ class MemoryForecast:
 
 
 def forecast_memory(recipe: Recipe, shape: ModelShape, layout: Layout, capacity: int | None) -> MemoryForecast:
-    """The parts, on the rank that holds most."""
+    """The parts, on the rank that needs the most memory."""
     graph, ranks, backend = recipe.graph, layout.tensor_parallel_size, find_backend(recipe.hardware)
     item = ITEM_BYTES[graph.dtype]
     stages = layout.pipeline_parallel_size
@@ -67,32 +67,32 @@ def forecast_memory(recipe: Recipe, shape: ModelShape, layout: Layout, capacity:
 
 
 def check_memory(plan: MemoryForecast) -> None:
-    """Stop where even the lower end does not fit.
+    """Refuse a plan whose lower end does not fit.
 
     Raises:
-        InvalidInput: too much for the device.
+        InvalidInput: the device has too little memory.
     """
     if plan.capacity is not None and plan.total.low > plan.capacity:
         largest = max(plan.parts, key=lambda part: part.bytes.low)
         raise InvalidInput(
             f"{plan.place.capitalize()} would need at least {show_bytes(Range.exactly(plan.total.low))}, but has "
-            f"{show_bytes(Range.exactly(plan.capacity))}; the most is for the {largest.name}. Raise "
+            f"{show_bytes(Range.exactly(plan.capacity))}; the largest part is: {largest.name}. Raise "
             "hardware.tensor_parallel_size, set graph.gradient_checkpointing, or lower graph.micro_batch_size or "
             "graph.sequence_length."
         )
 
 
 def memory_warnings(plan: MemoryForecast) -> Iterator[str]:
-    """Where it fits at best and does not at worst."""
+    """Warn if the lower end fits but the upper end does not."""
     if plan.capacity is not None and plan.total.low <= plan.capacity < plan.total.high:
         yield (
             f"{plan.place.capitalize()} may need up to {show_bytes(Range.exactly(plan.total.high))} of its "
-            f"{show_bytes(Range.exactly(plan.capacity))}. graph.gradient_checkpointing would be on the safe side."
+            f"{show_bytes(Range.exactly(plan.capacity))}. To be safe, set graph.gradient_checkpointing."
         )
 
 
 def adapter_parameters(recipe: Recipe, shape: ModelShape, ranks: int) -> int:
-    """Parameters of the adapter on one rank: the factor on a layer's unsplit side is whole on every rank."""
+    """Parameters of the adapter on one rank: every rank holds the whole factor on a layer's unsplit side."""
     lora, linears = recipe.graph.lora, shape.linears(ranks)
     return shape.layers * sum(lora.r * (linears[name].inputs + linears[name].outputs) for name in lora.target_modules)
 
@@ -104,19 +104,19 @@ def _activations(recipe: Recipe, shape: ModelShape, ranks: int) -> Range:
     layer += _adapter_inputs(recipe, shape, ranks)
     if not graph.gradient_checkpointing:
         return layer.scaled(shape.layers)
-    # Each layer keeps its input only, and one at a time is computed again.
+    # Each layer keeps only its input, and one layer at a time is computed again.
     kept = ITEM_BYTES[graph.dtype] * shape.hidden * shape.layers
     return layer + Range(kept / ranks, kept)
 
 
 def _norms(recipe: Recipe, shape: ModelShape, ranks: int) -> Range:
-    """Two norms keep their input: split by sequence over the ranks at best, and as a float32 copy at worst."""
+    """Bytes of the two norms' inputs: at best split by sequence over the ranks, at worst a float32 copy."""
     item = ITEM_BYTES[recipe.graph.dtype]
     return Range(2 * item * shape.hidden / ranks, 2 * FLOAT * shape.hidden)
 
 
 def _attention(recipe: Recipe, shape: ModelShape, ranks: int) -> Range:
-    """Queries, keys, values, and either output and mask or, with eager attention, every score."""
+    """Bytes of queries, keys and values, plus output and mask or, with eager attention, every score."""
     item, linears, length = ITEM_BYTES[recipe.graph.dtype], shape.linears(ranks), recipe.graph.sequence_length
     queries, keys = linears["q_proj"].outputs, linears["k_proj"].outputs
     heads = queries // shape.head_dim
@@ -129,19 +129,19 @@ def _attention(recipe: Recipe, shape: ModelShape, ranks: int) -> Range:
 
 
 def _mlp(recipe: Recipe, shape: ModelShape, ranks: int) -> Range:
-    """Gate and up; unfused, the activated gate too."""
+    """Bytes of gate and up; without fused kernels, the activated gate too."""
     width = shape.linears(ranks)["gate_proj"].outputs
     item = ITEM_BYTES[recipe.graph.dtype]
     return Range(2 * item * width, 3 * item * width)
 
 
 def _adapter_inputs(recipe: Recipe, shape: ModelShape, ranks: int) -> Range:
-    """What the adapter's first factors read: once for layers that share it, or a float32 copy with its dropout each."""
+    """Bytes of the first factors' inputs: at best shared between layers, at worst a float32 copy with its dropout each."""
     graph, linears = recipe.graph, shape.linears(ranks)
     item, targets = ITEM_BYTES[graph.dtype], graph.lora.target_modules
     shared = sum(linears[group[0]].inputs for group in SAME_INPUT if set(group) & set(targets))
     each = sum(linears[name].inputs for name in targets)
-    copies = 2 if graph.lora.lora_dropout else 1  # what was dropped is kept in float32 too, on a CPU
+    copies = 2 if graph.lora.lora_dropout else 1  # on a CPU, the result of dropout is kept in float32 too
     return Range(item * shared / ranks, copies * FLOAT * each + FLOAT * graph.lora.r * len(targets))
 
 
@@ -154,6 +154,6 @@ def _activations_how(recipe: Recipe) -> str:
 
 
 def _logits(item: int, shape: ModelShape, ranks: int) -> Range:
-    """Per token: the log-probabilities in float32; unfused also the logits twice and both their gradients."""
+    """Bytes per token: float32 log-probabilities; without fused kernels also the logits twice and both gradients."""
     share = -(-shape.vocabulary // ranks)
     return Range(FLOAT * share, (3 * FLOAT + 2 * item) * share)

@@ -1,6 +1,6 @@
-"""The base model's small files, wherever they are at hand: fetched already, or still in the folder they come from.
+"""The base model's small files, if they are available: in the fetched artifact, or in the folder of the recipe.
 
-A model that is only named by its repository is not looked up: a plan needs no network beyond its store.
+A repository that has not been fetched is not looked up: a plan needs no network except for its store.
 """
 
 import contextlib
@@ -14,11 +14,11 @@ from neuron_ops.store.files import Files, open_files
 
 
 def read_config(lineage: Lineage) -> tuple[Config, str] | None:
-    """The base model's config.json and the folder that it is in; None before the model is at hand.
+    """The base model's config.json and its folder; None if the model is not available yet.
 
     Raises:
-        InvalidInput: there is none in the folder, or its architecture is not supported.
-        CorruptArtifact: it is not JSON.
+        InvalidInput: the folder has no config.json, or its architecture is not supported.
+        CorruptArtifact: config.json is not JSON.
     """
     found, files = lineage.find("base_model"), _source(lineage.recipe.base_model)
     if found is not None:
@@ -31,7 +31,7 @@ def read_config(lineage: Lineage) -> tuple[Config, str] | None:
 
 @contextlib.contextmanager
 def local_files(lineage: Lineage, names: tuple[str, ...]) -> Iterator[Path | None]:
-    """Those of the named files that the base model has, as a local folder; None before the model is at hand."""
+    """A local folder with those of the named files that the base model has; None if it is not available yet."""
     found, files = lineage.find("base_model"), _source(lineage.recipe.base_model)
     if found is not None:
         with found.local(names=names) as folder:
@@ -50,7 +50,7 @@ def _source(section: BaseModelSection) -> Files | None:
 
 
 def weights_bytes(lineage: Lineage) -> int:
-    """Bytes of the base model's weights; zero before the model is at hand."""
+    """Bytes of the base model's weights; zero if the model is not available yet."""
     found, files = lineage.find("base_model"), _source(lineage.recipe.base_model)
     if found is not None:
         return sum(file.bytes for file in found.manifest.files if file.name.endswith(WEIGHTS))
@@ -58,10 +58,10 @@ def weights_bytes(lineage: Lineage) -> int:
 
 
 def check_weights(lineage: Lineage) -> None:
-    """Refuse a folder that is to become the base model and holds no weights, as `fetch` will.
+    """Refuse a folder without weights as the base model, as `fetch` will.
 
     Raises:
-        InvalidInput: it has none that are read here.
+        InvalidInput: the folder has no weights in a supported format.
     """
     files = _source(lineage.recipe.base_model)
     if lineage.find("base_model") is None and files is not None:

@@ -1,6 +1,6 @@
-"""Numbers that are not known exactly, and how people read bytes, durations and prices.
+"""Numbers that are not known exactly, and the display of bytes, durations and prices.
 
-What a number means belongs to whoever computes it.
+The meaning of a number belongs to the module that computes it.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ MIB = 2**20
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """Somewhere from `low` to `high`, both included; the same twice is a fact."""
+    """A number between `low` and `high`, both included; if they are equal, it is a fact."""
 
     low: float
     high: float
@@ -66,7 +66,7 @@ def show_bytes(value: Range) -> str:
 
 
 def show_seconds(value: Range) -> str:
-    """In seconds, minutes or hours, whichever the larger end reads best in."""
+    """Seconds, minutes or hours, whichever suits the larger end."""
     unit, name = next(((unit, name) for unit, name in ((3600, "h"), (60, "min")) if value.high >= 2 * unit), (1, "s"))
     return f"{_join(_short(value.low / unit), _short(value.high / unit))} {name}"
 

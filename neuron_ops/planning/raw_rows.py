@@ -1,7 +1,7 @@
-"""What raw rows look like before anybody has prepared them: counted exactly, their tokens from a sample.
+"""A survey of raw rows that are not prepared yet: exact counts, and tokens from a sample.
 
-Bounded in time: beyond MAX_ROWS rows are only counted, and SAMPLE_ROWS at most are tokenized. The rows are screened and
-the limits checked by what `prepare` itself calls.
+The time is bounded: rows after the first MAX_ROWS are only counted, and at most SAMPLE_ROWS are tokenized. The
+functions that screen rows and check limits are those of `prepare`.
 """
 
 import random
@@ -31,44 +31,44 @@ if TYPE_CHECKING:
     from neuron_ops.rows.chat import Chat
 
 MAX_ROWS = 100_000
-"""Some seconds of reading and hashing."""
+"""A few seconds of reading and hashing."""
 SAMPLE_ROWS = 3_000
 """About two seconds of tokenizing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """Some rows as tokens."""
+    """The tokenized sample of rows."""
 
     lengths: Sequence[int]
     """Tokens of each row that fits into a sequence."""
     held_out: tuple[bool, ...]
     """Whether each of them is held out."""
     supervised: Sequence[int]
-    """Of its tokens, those in the loss."""
+    """Tokens in the loss, of each of these rows."""
 
 
 @dataclass(frozen=True, slots=True)
 class RawRows:
-    """What was found."""
+    """The result of the survey."""
 
     rows: int
-    """All of them."""
+    """All raw rows."""
     train: int
-    """Rows that are fit and not held out; scaled up where not every row was looked at."""
+    """Rows that are usable and not held out; scaled up if not every row was read."""
     holdout: int
     bytes_per_row: float
-    """UTF-8 bytes of all turns of a fit row."""
+    """Mean UTF-8 bytes of all turns of a usable row."""
     answer_bytes_per_row: float
     sampled: Sampled | None
-    """None where no tokenizer is at hand."""
+    """None if no tokenizer is available."""
     is_complete: bool
-    """Whether every fit row was tokenized, so that nothing is guessed."""
+    """Whether every usable row was tokenized, so that nothing is estimated."""
 
 
 @dataclass(slots=True)
 class _Counts:
-    """What is counted while the rows pass, and the sample: each row is in it with equal chance."""
+    """The running counts, and the sample, which contains each row with equal probability."""
 
     train: int = 0
     holdout: int = 0
@@ -92,10 +92,10 @@ class _Counts:
 
 
 def survey(folder: Path, section: DatasetSection, sequence_length: int, chat: "Chat | None") -> RawRows:
-    """Read a dataset version's rows and foretell what `prepare` makes of them.
+    """Read a dataset version's rows and predict what `prepare` makes of them.
 
     Raises:
-        InvalidInput: what `prepare` would refuse.
+        InvalidInput: `prepare` would refuse the rows.
     """
     screening, counts = Screening(section, chat), _Counts()
     for conversation in screening.conversations(islice(read_rows(folder), MAX_ROWS)):

@@ -1,6 +1,6 @@
-"""A forecast for people, as text for a terminal and as Markdown for the UI, and for machines as JSON.
+"""A forecast as text for a terminal, as Markdown for the UI, and as JSON for programs.
 
-Both of the first show the same sections; nothing is computed here.
+Text and Markdown show the same sections; nothing is computed here.
 """
 
 import json
@@ -16,7 +16,7 @@ LABEL = 20
 
 
 def to_json(forecast: Forecast) -> str:
-    """Every number, ranges as {low, high}."""
+    """All numbers; a range is {low, high}."""
     return json.dumps({"go": forecast.is_go, **asdict(forecast)}, indent=2, ensure_ascii=False)
 
 
@@ -30,7 +30,7 @@ def to_text(forecast: Forecast) -> str:
 
 
 def to_markdown(forecast: Forecast) -> str:
-    """The same as headings, lists and tables."""
+    """The same content as headings, lists and tables."""
     blocks = [f"**{verdict(forecast)}**"]
     if forecast.problems:
         blocks.append("\n".join(f"- **{_kind(problem)}** {problem.text}" for problem in forecast.problems))
@@ -40,7 +40,7 @@ def to_markdown(forecast: Forecast) -> str:
 
 
 def verdict(forecast: Forecast) -> str:
-    """One line."""
+    """The verdict in one line."""
     count = len(forecast.refusals)
     reason = "" if forecast.is_go else f": {count} problem{'s' * (count > 1)} to solve first"
     return f"{'GO' if forecast.is_go else 'NO-GO'}  {forecast.dataset_version} with {forecast.recipe}{reason}"
@@ -60,7 +60,7 @@ def _section_text(section: Section) -> Iterator[str]:
 
 def _wrapped(label: str, value: str) -> str:
     indent = " " * (LABEL + 2)
-    # Addresses are never broken: they are there to be copied.
+    # Addresses are never broken, so that people can copy them.
     return textwrap.fill(
         value,
         WIDTH,

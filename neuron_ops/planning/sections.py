@@ -1,6 +1,6 @@
-"""What a person reads in a forecast, section by section, in words and numbers but without any layout.
+"""The content of a forecast for people, section by section, without any layout.
 
-Putting them on a terminal, a page or into JSON belongs to report; the numbers themselves to their forecasts.
+Writing it for a terminal, a page or JSON belongs to report; the numbers belong to their forecasts.
 """
 
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ Rows = Iterator[tuple[str, str]]
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A title, labelled values, and what was assumed for them."""
+    """A title, labelled values, and their assumptions."""
 
     title: str
     rows: tuple[tuple[str, str], ...]
@@ -36,7 +36,7 @@ class Section:
 
 
 def sections(forecast: Forecast) -> list[Section]:
-    """All of them, also those about which nothing is known yet: they say why."""
+    """All sections; a section about which nothing is known yet says why."""
     return [
         _data(forecast.data),
         _training(forecast.epochs, forecast.data),
@@ -54,7 +54,7 @@ def _data(data: DataForecast | None) -> Section:
     rows = (
         (
             "rows",
-            f"{data.rows:,}, of them {show_count(data.training_rows)} to train on and "
+            f"{data.rows:,}: {show_count(data.training_rows)} to train on and "
             f"{show_count(data.held_out_rows)} held out",
         ),
         ("tokens", f"{show_count(data.tokens)} to train on"),
@@ -70,7 +70,7 @@ def _training(epochs: Epochs | None, data: DataForecast | None) -> Section:
         return Section("Training", (("not known", "see above, or materialize tokenized_dataset first"),))
     rows = [
         ("steps", f"{show_count(epochs.steps)} of {epochs.sequences_per_step:,} sequences"),
-        ("tokens", f"{show_count(epochs.positions)}, padding counted"),
+        ("tokens", f"{show_count(epochs.positions)}, padding included"),
     ]
     if epochs.number is not None and data is not None:
         learned = data.tokens.times(epochs.number).times(data.supervised_share)
@@ -100,14 +100,14 @@ def _world(forecast: Forecast) -> Section:
 
 def _memory(memory: MemoryForecast | None, world: Layout | None) -> Section:
     if memory is None:
-        why = "until base_model is materialized: its config.json is not at hand" if world else "see above"
+        why = "until base_model is materialized: its config.json is not available" if world else "see above"
         return Section("Memory", (("not known", why),))
     rows = [(part.name, f"{show_bytes(part.bytes):<24} {part.how}") for part in memory.parts]
     capacity = "" if memory.capacity is None else f" of {show_bytes(Range.exactly(memory.capacity))}"
     rows.append(("together", f"{show_bytes(memory.total)}{capacity}"))
     note = (
-        "Ranges: the least that any implementation keeps for the backward pass, to what transformers and PEFT keep "
-        "(after Korthikanti et al. 2022, for a frozen base)."
+        "Ranges go from the least that any implementation keeps for the backward pass to what transformers and PEFT "
+        "keep (after Korthikanti et al. 2022, for a frozen base)."
     )
     return Section(f"Memory of {memory.place}", tuple(rows), (note,))
 
@@ -133,7 +133,7 @@ def _duration(duration: DurationForecast | None, evaluation: Range | None) -> Se
     rows = [
         ("compiling", show_seconds(duration.compile_seconds) if duration.compile_seconds else "not estimated"),
         ("training", show_seconds(duration.training_seconds) if duration.training_seconds else "not estimated"),
-        ("evaluating", f"{show_seconds(evaluation)} on CPUs, answers not counted" if evaluation else "not estimated"),
+        ("evaluating", f"{show_seconds(evaluation)} on CPUs, without answers" if evaluation else "not estimated"),
     ]
     if duration.tokens_per_second is not None:
         rows.append(("rate", f"{show_count(duration.tokens_per_second)} tokens/s"))
@@ -144,7 +144,7 @@ def _duration(duration: DurationForecast | None, evaluation: Range | None) -> Se
     notes = (
         f"Rate: {duration.rate_source}.",
         f"Compiling: {duration.compile_source}.",
-        f"Price: {duration.price_source}. Waiting for a node, loading and checkpoints are not in it.",
+        f"Price: {duration.price_source}. It does not cover waiting for a node, loading and checkpoints.",
     )
     return Section("Time and price", tuple(rows), notes)
 

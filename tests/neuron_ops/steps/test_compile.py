@@ -144,7 +144,7 @@ def test_a_graph_that_fails_every_time_is_named_and_nothing_is_published(
 def test_a_compiler_that_used_another_cache_is_noticed(make_lineage: Callable[..., Lineage], neuron: Compiler) -> None:
     neuron.plan({"entries": {}})
 
-    with pytest.raises(InvalidInput, match="left no graph in the cache that it was given"):
+    with pytest.raises(InvalidInput, match="left no graph in the cache folder that it was given"):
         compile_with(make_lineage())
 
 
