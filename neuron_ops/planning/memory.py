@@ -136,7 +136,7 @@ def _mlp(recipe: Recipe, shape: ModelShape, ranks: int) -> Range:
 
 
 def _adapter_inputs(recipe: Recipe, shape: ModelShape, ranks: int) -> Range:
-    """Bytes of the first factors' inputs: at best shared between layers, at worst a float32 copy with its dropout each."""
+    """Bytes of the first factors' inputs: shared by layers at best, one float32 copy with its dropout each at worst."""
     graph, linears = recipe.graph, shape.linears(ranks)
     item, targets = ITEM_BYTES[graph.dtype], graph.lora.target_modules
     shared = sum(linears[group[0]].inputs for group in SAME_INPUT if set(group) & set(targets))

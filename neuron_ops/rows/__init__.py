@@ -1,1 +1,1 @@
-"""From raw rows to token sequences of one length: everything `prepare` is made of."""
+"""Turning raw rows into token sequences of one length: the parts of `prepare`."""

@@ -1,8 +1,8 @@
-"""Conversations as token rows: what a model's tokenizer and chat template make of them, and which tokens are learned.
+"""Conversations as token rows, through a model's tokenizer and chat template, and which of the tokens are learned.
 
-Learned are exactly the assistant's words and the token that ends its turn: a model that never sees its own end of turn
-in the loss never learns to stop. Everything about a model folder that would spoil training is found when it is opened,
-before the first row. Rendering belongs to `chat_template`, files to `tokenizer_folder`.
+The learned tokens are exactly those of the assistant's text and the token that ends its turn: a model that never sees
+its own end of turn in the loss never learns to stop. `open_chat` finds every defect of a model folder that would spoil
+training, before the first row. Rendering belongs to `chat_template`, files to `tokenizer_folder`.
 """
 
 import re
@@ -38,18 +38,18 @@ class Chat:
     def __init__(
         self, tokenizer: Tokenizer, template: ChatTemplate, special: SpecialTokens, system: tuple[Message, ...]
     ) -> None:
-        """`open_chat` makes one and checks it."""
+        """Use `open_chat`, which also checks the result."""
         self.tokenizer = tokenizer
         self.template = template
         self.special = special
         self.system = system
-        """What stands before the turns of every conversation."""
+        """The turns before those of every conversation."""
         words = [token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special]
         words += [special.end_of_turn.token, special.pad.token]
         self._special_word = re.compile("|".join(re.escape(word) for word in sorted(set(words), reverse=True)))
 
     def forged_token(self, conversation: Conversation) -> str | None:
-        """A special token spelled out in the text of a turn, where it would end the turn or begin another."""
+        """A special token in the text of a turn, where it would end the turn or begin another; or None."""
         for message in conversation.messages:
             found = self._special_word.search(message.content)
             if found:
@@ -57,14 +57,14 @@ class Chat:
         return None
 
     def prompt(self, conversation: Conversation) -> str:
-        """The text that a model is given to generate the last answer."""
+        """The text from which a model generates the last answer."""
         return self.template.render((*self.system, *conversation.prompt), add_generation_prompt=True)
 
     def encode(self, conversations: Sequence[Conversation]) -> list[TokenRow]:
         """One token row per conversation.
 
         Raises:
-            InvalidInput: the template refuses a conversation, or leaves nothing of it to be learned.
+            InvalidInput: the template refuses a conversation, or leaves nothing in it to learn.
         """
         rendered = [self._render(conversation) for conversation in conversations]
         # The template has written the beginning-of-text token already; the tokenizer must not add a second.
@@ -89,7 +89,7 @@ class Chat:
         return text, [self._with_end_of_turn(text, span) for span in spans if span[0] < span[1]]
 
     def _render_by_prefix(self, messages: tuple[Message, ...]) -> tuple[str, list[Span]]:
-        """For templates without `{% generation %}`: an answer is what follows the prompt that asks for it."""
+        """Render without `{% generation %}`: an answer is the text after the prompt that asks for it."""
         text = self.template.render(messages)
         spans = []
         for index, message in enumerate(messages):
@@ -101,7 +101,7 @@ class Chat:
         return text, spans
 
     def _with_end_of_turn(self, text: str, span: Span) -> Span:
-        """Many templates close `{% generation %}` before the end-of-turn token; it has to be learned all the same."""
+        """Include the end-of-turn token: it must be learned, but many templates close `{% generation %}` before it."""
         token = self.special.end_of_turn.token
         end = text.find(token, span[0])
         if end >= span[1] and not text[span[1] : end].strip():
@@ -110,10 +110,10 @@ class Chat:
 
 
 def open_chat(folder: Path, section: DatasetSection) -> Chat:
-    """The tokenizer of a model folder and the template that the recipe chooses, checked against each other.
+    """The tokenizer of a model folder with the recipe's chat template, checked against each other.
 
     Raises:
-        InvalidInput: something is missing, or would make a model that begins, ends or pads its turns wrongly.
+        InvalidInput: something is missing, or would train a model that begins, ends or pads its turns wrongly.
     """
     opened = open_tokenizer(folder)
     if section.chat_template == "llama3":
@@ -131,7 +131,7 @@ def open_chat(folder: Path, section: DatasetSection) -> Chat:
 
 
 def _check_beginning(chat: Chat) -> None:
-    """What precedes an answer is the same in training and in generation, and begins only once."""
+    """Check that the text before an answer is the same in training and generation, with one beginning-of-text token."""
     row = chat.encode([_PROBE])[0]
     if chat.special.bos is not None and row.ids[:2].tolist() == [chat.special.bos.id] * 2:
         raise InvalidInput(
@@ -142,13 +142,13 @@ def _check_beginning(chat: Chat) -> None:
 
 
 def _require_prefix(template: ChatTemplate, turns: Sequence[Message], text: str) -> str:
-    """The prompt that asks for the turn after `turns`, which has to be how the rendered conversation begins."""
+    """The prompt that asks for the turn after `turns`; the rendered conversation must begin with it."""
     prompt = template.render(turns, add_generation_prompt=True)
     if not text.startswith(prompt):
         same = next((at for at, (a, b) in enumerate(zip(prompt, text, strict=False)) if a != b), len(text))
         raise InvalidInput(
             f"Chat template {template.name} asks for an answer with {prompt[same:][:80]!r} where the conversation has "
-            f"{text[same:][:80]!r}: the model would be asked otherwise than it was trained. Correct the template (its "
+            f"{text[same:][:80]!r}: generation would use another prompt than training. Correct the template (its "
             "add_generation_prompt part), or choose another dataset.chat_template."
         )
     return prompt

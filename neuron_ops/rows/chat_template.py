@@ -1,8 +1,8 @@
 """A chat template, rendered as transformers renders it, without importing transformers (and with it torch: 2 CPU s).
 
-Compiling and rendering Jinja, and the places of the answers in the rendered text, belong here; token ids belong to
-`chat`. One deliberate difference: there is no `strftime_now`. A template that prints today's date would make other
-rows of the same data every day; those that ask whether it is defined fall back to their fixed date, as Llama 3.1's.
+Compiling and rendering Jinja, and the positions of the answers in the rendered text, belong here; token ids belong to
+`chat`. There is one deliberate difference: `strftime_now` is not defined. A template that prints today's date would
+make different rows from the same data every day; templates that test for it, such as Llama 3.1's, use a fixed date.
 """
 
 import json
@@ -25,18 +25,18 @@ _GENERATION_TAG = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
 class ChatTemplate:
-    """One compiled template with the special tokens that it may write."""
+    """A compiled template with the special tokens that it may write."""
 
     def __init__(self, source: str, name: str, special_tokens: Mapping[str, str]) -> None:
-        """Compile.
+        """Compile the template.
 
         Raises:
-            InvalidInput: not a Jinja template.
+            InvalidInput: the source is not a Jinja template.
         """
         self.source = source
         self.name = name
         self.marks_answers = _GENERATION_TAG.search(source) is not None
-        """Whether the template says itself what the assistant generates."""
+        """Whether the template itself marks the text that the assistant generates."""
         self._special_tokens = dict(special_tokens)
         environment = _environment()
         tag = environment.extensions[_GenerationTag.identifier]
@@ -48,7 +48,7 @@ class ChatTemplate:
             raise InvalidInput(f"Chat template {name}, line {error.lineno}: {error.message}. Correct it.") from None
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool = False) -> str:
-        """The text of the turns, with the opening of the assistant's next turn where asked for.
+        """The text of the turns; with `add_generation_prompt`, also the opening of the assistant's next turn.
 
         Raises:
             InvalidInput: the template refuses these turns.
@@ -58,7 +58,7 @@ class ChatTemplate:
     def render_with_answers(
         self, messages: Sequence[Message], add_generation_prompt: bool = False
     ) -> tuple[str, list[Span]]:
-        """The text of the turns, and what stands inside `{% generation %}`.
+        """The text of the turns, and the spans inside `{% generation %}`.
 
         Raises:
             InvalidInput: the template refuses these turns.
@@ -85,9 +85,9 @@ class ChatTemplate:
 
 
 class _GenerationTag(Extension):
-    """`{% generation %}…{% endgeneration %}`: renders its content, and records where it came to stand.
+    """`{% generation %}…{% endgeneration %}`: renders its content and records its position in the text.
 
-    Jinja yields the rendered text block by block, so the characters before a tag are those that have been taken.
+    Jinja yields the rendered text block by block, so the characters before a tag are those of the blocks so far.
     """
 
     tags = {"generation"}  # noqa: RUF012 - jinja2 declares it on the instance
@@ -97,7 +97,7 @@ class _GenerationTag(Extension):
         self.start_recording()
 
     def start_recording(self) -> list[Span]:
-        """Forget what was rendered before; the list fills while the template renders."""
+        """Start a new list of spans, which fills while the template renders."""
         self.num_characters = 0
         self._spans: list[Span] = []
         return self._spans
@@ -133,5 +133,5 @@ def _to_json(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """Jinja's own filter escapes HTML, which no model was trained on."""
+    """JSON without HTML escapes: Jinja's own filter adds them, but models were not trained on them."""
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)

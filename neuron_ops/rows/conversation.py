@@ -1,4 +1,4 @@
-"""What a raw row becomes before any tokenizer sees it: a conversation, or a reason to leave the row out.
+"""A raw row before tokenization: a conversation, or a reason to leave the row out.
 
 The shape that every format produces and the chat template renders belongs here; reading columns belongs to `formats`,
 rendering to `chat_template`.
@@ -21,7 +21,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """One raw row as turns; the last one is the assistant's, which is what training learns."""
+    """One raw row as turns; the last turn is the assistant's, and training learns it."""
 
     where: str
     """File and line of the raw row, for messages."""
@@ -40,11 +40,11 @@ class Conversation:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """A row that is left out and counted; data has such rows, and only too many of them are an error."""
+    """A row that is left out and counted. Some are normal in data; only too many of them are an error."""
 
     reason: str
 
 
 def canonical_bytes(messages: tuple[Message, ...]) -> bytes:
-    """The same bytes for the same turns, wherever the row stands; two different lists of turns never share them."""
+    """The same bytes for the same turns, wherever the row is; different lists of turns always differ in bytes."""
     return json.dumps([[message.role, message.content] for message in messages], ensure_ascii=False).encode()

@@ -1,14 +1,14 @@
-"""Rows of many lengths in sequences of one length.
+"""Packing rows of many lengths into sequences of one length.
 
-Which row goes where, and the three arrays that a model reads, belong here; files belong to `datasets_folder`.
+The placement of rows and the three arrays that a model reads belong here; files belong to `datasets_folder`.
 
-A packed sequence tells its rows apart by `position_ids` alone: they restart at 0 with every row, and once more with
-the padding. transformers starts a new document wherever a position is not its predecessor plus one, and lets no token
-see another document, but only when it is given position_ids, no attention_mask and `use_cache=False`: with its default,
-a key-value cache, it leaves the documents out without a word, even in a forward pass that fills an empty cache. The
-padding counts on from 0, so that it is one document of its own: every pad token sees at least itself (a row of the
-mask that allows nothing is NaN in softmax), no real token sees a pad token, and attention kernels that take document
-lengths get one more, not hundreds.
+In a packed sequence, only `position_ids` separate the rows: they restart at 0 with every row, and once more with the
+padding. transformers starts a new document wherever a position is not its predecessor plus one, and hides each document
+from the others, but only if it is given position_ids, no attention_mask and `use_cache=False`. With its default, a
+key-value cache, it silently ignores the documents, even in a forward pass that fills an empty cache. The padding has
+the positions 0, 1, 2 and so on, so that it is one document of its own: every pad token sees at least itself (a row of
+the mask that allows nothing gives NaN in softmax), no real token sees a pad token, and attention kernels that take
+document lengths get one more document, not hundreds.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ import numpy as np
 from neuron_ops.rows.token_rows import IGNORED, TokenRow, Tokens
 
 Plan = list[list[int]]
-"""For each sequence the rows it holds, by index, in order."""
+"""For each sequence, the indices of its rows, in order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,15 +32,15 @@ class Sequences:
 
 
 def plan_packed(lengths: Sequence[int], capacity: int) -> Plan:
-    """Best-fit decreasing: each row, longest first, goes where it leaves the least room.
+    """Best-fit decreasing: each row, longest first, goes into the sequence where it leaves the least room.
 
-    Sequences come in the order of their first row, and rows within one in order, so that neither a file sorted by
-    length nor the packing itself sorts training by length. The same lengths give the same plan.
+    Sequences are in the order of their first rows, and the rows of a sequence are in order, so that neither a file
+    sorted by length nor the packing itself sorts training by length. The same lengths give the same plan.
     """
     sequences: Plan = []
     by_room: list[list[int]] = [[] for _ in range(capacity + 1)]
-    # Bit r is set while some sequence has room for exactly r more tokens: the best fit is then the lowest bit from
-    # the row's length on, whatever the number of sequences (1 M rows take 2 CPU s).
+    # Bit r is set while some sequence has room for exactly r more tokens: the best fit is the lowest set bit
+    # from the row's length upwards, for any number of sequences (1 M rows take 2 CPU s).
     rooms = 0
     for row in np.argsort(-np.asarray(lengths), kind="stable").tolist():
         length = lengths[row]
@@ -60,12 +60,12 @@ def plan_packed(lengths: Sequence[int], capacity: int) -> Plan:
 
 
 def plan_unpacked(lengths: Sequence[int]) -> Plan:
-    """One row per sequence, for models whose attention knows no documents."""
+    """One row per sequence, for models whose attention does not separate documents."""
     return [[row] for row in range(len(lengths))]
 
 
 def build_sequences(sequences: Sequence[Sequence[TokenRow]], length: int, pad_id: int) -> Sequences:
-    """Lay rows one after the other and fill up with padding, which no loss counts."""
+    """Place rows one after the other and fill the rest with padding, which is not in the loss."""
     shape = (len(sequences), length)
     input_ids = np.full(shape, pad_id, dtype=np.int32)
     labels = np.full(shape, IGNORED, dtype=np.int32)

@@ -1,7 +1,7 @@
 """Raw rows -> token sequences of one length, ready for training: the core of the `prepare` step.
 
-The order of the work, and when to give up, belong here: read, format, reject, split, tokenize, place, write. Each of
-these has a module of its own. Finding the inputs and publishing the folder belong to the step that calls this.
+The order of the work and the decision to stop belong here: read, format, reject, split, tokenize, place, write. Each of
+these has its own module. Finding the inputs and publishing the folder belong to the step that calls this.
 """
 
 import json
@@ -33,10 +33,10 @@ from neuron_ops.rows.token_rows import IGNORED, TokenRow, TokenRows
 
 log = logging.getLogger(__name__)
 
-# Rows tokenized at once, and sequences written at once: some megabytes of memory each.
+# Rows tokenized at once, and sequences written at once: a few megabytes of memory each.
 BATCH_ROWS = 512
 BATCH_SEQUENCES = 256
-# About 5,000 rows, some seconds.
+# About 5,000 rows, a few seconds.
 PROGRESS_BATCHES = 10
 NUM_SAMPLES = 3
 MAX_SAMPLE_CHARACTERS = 800
@@ -52,11 +52,11 @@ def prepare_dataset(
 ) -> PrepareReport:
     """Fill the folder `out`; the same input gives the same bytes.
 
-    It gets train/ and holdout/ (open them with `datasets.load_from_disk`), holdout_prompts.jsonl, chat_template.jinja,
-    special_tokens.json, report.json and report.md. What stands in `out` after an error is worth nothing.
+    The files are train/ and holdout/ (open them with `datasets.load_from_disk`), holdout_prompts.jsonl,
+    chat_template.jinja, special_tokens.json, report.json and report.md. After an error, the files in `out` are useless.
 
     Raises:
-        InvalidInput: rows, tokenizer, template or limits that a person has to change.
+        InvalidInput: a person has to change rows, tokenizer, template or limits.
     """
     chat = open_chat(tokenizer_folder, section)
     out.mkdir(parents=True, exist_ok=True)
@@ -81,7 +81,7 @@ def prepare_dataset(
 
 
 class _Intake:
-    """The rows on their way from the raw files into the two splits, and everything counted on the way."""
+    """Sorts rows from the raw files into the two splits, and keeps all counts."""
 
     def __init__(self, chat: Chat, section: DatasetSection, sequence_length: int, out: Path, stack: ExitStack) -> None:
         self.chat = chat
@@ -109,17 +109,17 @@ class _Intake:
                 self.train.append(row)
 
     def _prompt_line(self, conversation: Conversation) -> str:
-        """What generating an answer and comparing it takes: the turns, the same as text for the model, the answer."""
+        """The data to generate and compare an answer: the turns, the same turns as the model's prompt, the answer."""
         line = {
             "messages": [asdict(message) for message in (*self.chat.system, *conversation.prompt)],
             "prompt": self.chat.prompt(conversation),
             "reference": conversation.answer,
         }
-        # In ASCII: a U+2028 inside a text must not look like the end of the line to whoever reads this.
+        # In ASCII: a U+2028 inside a text must not look like the end of the line to a reader.
         return json.dumps(line) + "\n"
 
     def check(self) -> None:
-        """Give up where what was read cannot be trained on.
+        """Refuse data that cannot be trained on.
 
         Raises:
             InvalidInput: overlong rows, too many rejected ones, or a split without rows.
@@ -160,7 +160,7 @@ def _batches(conversations: Iterable[Conversation]) -> Iterator[list[Conversatio
 
 
 def _marked(chat: Chat, row: TokenRow) -> str:
-    """The row as the model sees it, decoded from its tokens, with the learned ones between ⟦ and ⟧."""
+    """The row as the model sees it, decoded from its tokens, with the learned part between ⟦ and ⟧."""
     parts = []
     for learned, group in groupby(range(len(row.ids)), key=lambda index: row.labels[index] != IGNORED):
         text = chat.tokenizer.decode(row.ids[list(group)].tolist(), skip_special_tokens=False)

@@ -1,7 +1,7 @@
 """Raw rows of a dataset version: every *.jsonl and *.parquet file of a folder, one JSON object after the other.
 
-Finding files, decoding them strictly and saying where a row stands belong here. What the columns mean belongs to
-`formats`. Nothing is repaired or skipped silently: training on half of a damaged file is worse than stopping.
+Finding files, strict decoding and the position of each row belong here. The meaning of columns belongs to `formats`.
+Nothing is repaired or skipped silently: training on half of a damaged file is worse than stopping.
 """
 
 import json
@@ -16,7 +16,7 @@ PARQUET_BATCH_ROWS = 1024
 
 @dataclass(frozen=True, slots=True)
 class RawRow:
-    """One row and the place a person has to open to correct it."""
+    """One row, and its place in a file, where a person can correct it."""
 
     where: str
     fields: Mapping[str, object]
@@ -25,21 +25,21 @@ class RawRow:
         """Refuse a row that lacks one of these columns.
 
         Raises:
-            InvalidInput: it does.
+            InvalidInput: a column is missing.
         """
         missing = next((column for column in columns if column not in self.fields), None)
         if missing is not None:
             raise InvalidInput(
                 f"{self.where}: column {missing!r} is missing; the row has {', '.join(sorted(self.fields)) or 'none'}, "
-                f"but its format needs {', '.join(columns)}. Rename the columns, or choose the dataset.format that "
-                "the rows have."
+                f"but its format needs {', '.join(columns)}. Rename the columns, or choose the dataset.format of "
+                "the rows."
             )
 
     def text(self, column: str) -> str:
         """The text of a column that must be there.
 
         Raises:
-            InvalidInput: no such column, not text, or text that has no UTF-8 form.
+            InvalidInput: the column is missing, is not text, or has no UTF-8 form.
         """
         self.require((column,))
         value = self.fields[column]
@@ -55,7 +55,7 @@ class RawRow:
         """Like `text`, but null counts as empty: Parquet writers turn an empty text into null.
 
         Raises:
-            InvalidInput: as `text`.
+            InvalidInput: as for `text`.
         """
         return "" if self.fields.get(column, "") is None else self.text(column)
 
@@ -63,7 +63,7 @@ class RawRow:
         try:
             value.encode()
         except UnicodeEncodeError as error:
-            # JSON may spell half of a surrogate pair (\ud83d); no tokenizer takes it.
+            # JSON can contain half of a surrogate pair (\ud83d); no tokenizer accepts it.
             raise InvalidInput(
                 f"{self.where}: column {column!r} holds half of a surrogate pair ({value[error.start]!a}) "
                 f"at character {error.start + 1}. Correct the row."
@@ -73,10 +73,10 @@ class RawRow:
 def read_rows(folder: Path) -> Iterator[RawRow]:
     """Every row of the folder's data files, in order of file name; one row in memory at a time (Parquet: one batch).
 
-    Other files, and names that start with '.' or '_', are markers and manifests: not read.
+    Other files, and names that start with '.' or '_', are markers and manifests and are not read.
 
     Raises:
-        InvalidInput: no data file, no row in any of them, or a row that cannot be read.
+        InvalidInput: the folder has no data file, no row in any of them, or a row that cannot be read.
     """
     files = data_files(folder)
     empty = True
@@ -86,7 +86,7 @@ def read_rows(folder: Path) -> Iterator[RawRow]:
             yield row
     if empty:
         raise InvalidInput(
-            f"{folder} has no rows: there is none in {', '.join(path.name for path in files)}. Deliver the data."
+            f"{folder} has no rows; these files have none: {', '.join(path.name for path in files)}. Deliver the data."
         )
 
 
@@ -94,7 +94,7 @@ def count_rows(folder: Path) -> int:
     """How many rows `read_rows` would yield, without parsing any.
 
     Raises:
-        InvalidInput: no data file, or a Parquet file that is none.
+        InvalidInput: the folder has no data file, or a file is not a readable Parquet file.
     """
     return sum(_COUNTERS[path.suffix](path) for path in data_files(folder))
 
@@ -103,7 +103,7 @@ def data_files(folder: Path) -> list[Path]:
     """The files that `read_rows` reads.
 
     Raises:
-        InvalidInput: no such folder, or none in it.
+        InvalidInput: the path is not a folder, or the folder has no data file.
     """
     if not folder.is_dir():
         raise InvalidInput(f"Raw dataset {folder} is not a folder. Give the folder that holds *.jsonl or *.parquet.")
@@ -148,7 +148,7 @@ def _parse_line(line: bytes, name: str, number: int, offset: int) -> RawRow:
 
 
 def _read_parquet(path: Path) -> Iterator[RawRow]:
-    # 0.1 s of CPU that folders of JSON lines need not pay.
+    # 0.1 s of CPU that folders of JSON lines do not need.
     import pyarrow as pa
     import pyarrow.parquet as parquet
 
@@ -188,7 +188,7 @@ _READERS = {".jsonl": _read_jsonl, ".parquet": _read_parquet}
 
 
 def _kind(value: object) -> str:
-    """The JSON name of a value's type; Parquet has others, such as bytes."""
+    """The JSON name of a value's type; Parquet has more types, such as bytes."""
     names = {bool: "a boolean", int: "a number", float: "a number", str: "text", list: "a list", dict: "an object"}
     return "null" if value is None else names.get(type(value), f"a {type(value).__name__}")
 

@@ -1,6 +1,6 @@
-"""What `prepare` found and made: the numbers, as JSON for programs and as Markdown for people.
+"""The report of `prepare`: its numbers, as JSON for programs and as Markdown for people.
 
-Counting belongs to `prepare`; what a count is called and how it looks belongs here. Nothing here may vary between two
+Counting belongs to `prepare`; the names and the layout of the counts belong here. Nothing here may differ between two
 runs over the same rows: no time, no path.
 """
 
@@ -27,7 +27,7 @@ class SplitReport:
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """Rows whose number of tokens lies between two bounds, both included."""
+    """Rows with a number of tokens between two bounds, both included."""
 
     at_least: int
     at_most: int
@@ -57,12 +57,12 @@ class PrepareReport:
 
     @property
     def supervised_share(self) -> float:
-        """Tokens that count in the loss, of all real tokens of both splits."""
+        """Tokens that count in the loss, as a share of all real tokens of both splits."""
         return (self.train.supervised_tokens + self.holdout.supervised_tokens) / self._tokens
 
     @property
     def density(self) -> float:
-        """Real tokens, of all positions of both splits: what is not density is computed for nothing."""
+        """Real tokens, as a share of all positions of both splits; the rest is padding."""
         return self._tokens / ((self.train.sequences + self.holdout.sequences) * self.sequence_length)
 
     @property
@@ -70,12 +70,12 @@ class PrepareReport:
         return self.train.tokens + self.holdout.tokens
 
     def to_json(self) -> str:
-        """Every field and every derived number."""
+        """All fields and derived numbers."""
         derived = {name: getattr(self, name) for name in ("rows_kept", "supervised_share", "density")}
         return json.dumps({**asdict(self), **derived}, indent=2, ensure_ascii=False) + "\n"
 
     def to_markdown(self, samples: Sequence[str]) -> str:
-        """Tables, the lengths as a picture in text, and some rows with the learned part between ⟦ and ⟧."""
+        """Tables, a text histogram of lengths, and some rows with the learned part between ⟦ and ⟧."""
         parts = ["# Prepared rows", self._counts(), "## Splits", self._splits(), "## Tokens per row", self._picture()]
         parts += ["## Samples", "Between ⟦ and ⟧ stands what the loss counts."]
         parts += [fenced(sample) for sample in samples]
@@ -120,7 +120,7 @@ def length_histogram(lengths: Sequence[int]) -> tuple[Bucket, ...]:
 
 
 def fenced(text: str) -> str:
-    """A Markdown code block that no content can close early."""
+    """A Markdown code block that its content cannot close early."""
     longest = max((len(run) for run in re.findall("`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}text\n{text}\n{fence}"

@@ -1,7 +1,7 @@
-"""Which raw rows are fit to be trained on, and when too many are not.
+"""Which raw rows are usable for training, and how many may be rejected.
 
-Deciding about a row before it has tokens, and the limits that end the whole step, belong here: `prepare` obeys them,
-and a plan foretells them. Reading files belongs to `reading`, tokens to `chat`.
+Decisions about a row before it is tokenized, and the limits that end the whole step, belong here: `prepare` enforces
+them, and a plan predicts them. Reading files belongs to `reading`, tokens to `chat`.
 """
 
 from collections import Counter
@@ -23,10 +23,10 @@ NUM_OVERLONG_SHOWN = 5
 
 
 class Screening:
-    """The rows on their way to the tokenizer, and those that do not get there."""
+    """Selects the rows to tokenize, and counts the rejected rows by reason."""
 
     def __init__(self, section: DatasetSection, chat: "Chat | None") -> None:
-        """Without a chat (no tokenizer at hand), special tokens within the texts go unnoticed."""
+        """Without a chat (no tokenizer available), special tokens in the texts are not found."""
         self.rows_read = 0
         self.rejected: Counter[str] = Counter()
         self._to_conversation = find_format(section.format).to_conversation
@@ -34,7 +34,7 @@ class Screening:
         self._seen = SeenRows()
 
     def conversations(self, rows: Iterable[RawRow]) -> Iterator[Conversation]:
-        """The rows that are fit to be tokenized; the others are counted.
+        """The rows to tokenize; the others are counted.
 
         Raises:
             InvalidInput: a row lacks a column of the format.
@@ -55,10 +55,10 @@ class Screening:
 def check_overlong(
     section: DatasetSection, sequence_length: int, rows_read: int, overlong: int, first: Sequence[str], longest: int
 ) -> None:
-    """Stop at rows that have no place in a sequence, where the recipe does not drop them.
+    """Refuse rows that are longer than a sequence, unless the recipe drops them.
 
     Raises:
-        InvalidInput: there are such rows.
+        InvalidInput: there are overlong rows.
     """
     if overlong and section.overlong == "error":
         raise InvalidInput(
@@ -69,10 +69,10 @@ def check_overlong(
 
 
 def check_rejected(section: DatasetSection, rows_read: int, rejected: Counter[str]) -> None:
-    """Stop where more rows are left out than the recipe allows.
+    """Refuse data of which more rows are rejected than the recipe allows.
 
     Raises:
-        InvalidInput: too many.
+        InvalidInput: too many rows are rejected.
     """
     if rejected.total() > section.max_rejected_fraction * rows_read:
         reasons = ", ".join(f"{reason}: {number:,}" for reason, number in rejected.most_common())
@@ -84,10 +84,10 @@ def check_rejected(section: DatasetSection, rows_read: int, rejected: Counter[st
 
 
 def check_splits(section: DatasetSection, train: int, holdout: int) -> None:
-    """Stop where one of the two splits has no row.
+    """Refuse data that leaves one of the two splits without a row.
 
     Raises:
-        InvalidInput: training or evaluation would have nothing to look at.
+        InvalidInput: training or evaluation would have no rows.
     """
     for name, rows, other in (("held out", holdout, train), ("left to train on", train, holdout)):
         if not rows:

@@ -1,7 +1,7 @@
-"""The four special tokens that training and generation have to know, found and checked before the first row.
+"""The four special tokens that training and generation need, found and checked before the first row.
 
-Which token begins, ends, pads and closes a turn belongs here, with every way in which a published tokenizer gets that
-wrong. Reading the files belongs to `tokenizer_folder`.
+The tokens that begin a text, end a text, pad and end a turn belong here, with all known mistakes of published
+tokenizers about them. Reading the files belongs to `tokenizer_folder`.
 """
 
 from collections.abc import Sequence
@@ -26,21 +26,21 @@ class SpecialToken:
 
 @dataclass(frozen=True, slots=True)
 class SpecialTokens:
-    """What begins, ends and fills a row."""
+    """The tokens that begin, end and pad a row, and end a turn."""
 
     bos: SpecialToken | None
-    """Begins every row; some models have none."""
+    """Begins every row; None for models without one."""
     eos: SpecialToken
     pad: SpecialToken
     end_of_turn: SpecialToken
-    """Ends the assistant's turn, and with it a generated answer. Often, not always, the same as eos."""
+    """Ends the assistant's turn, and so a generated answer. It is often, but not always, the same as eos."""
 
 
 def find_bos(opened: TokenizerFolder) -> SpecialToken | None:
-    """The token that begins a text, where the model has one.
+    """The token that begins a text; None if the model has none.
 
     Raises:
-        InvalidInput: it is named but not in the vocabulary.
+        InvalidInput: the token is named but not in the vocabulary.
     """
     name = opened.special_tokens.get("bos_token")
     return None if name is None else _in_vocabulary(opened, name, "bos_token of the tokenizer")
@@ -50,7 +50,7 @@ def find_eos(opened: TokenizerFolder) -> SpecialToken:
     """The token that ends a text.
 
     Raises:
-        InvalidInput: none is named, or it is not in the vocabulary.
+        InvalidInput: no token is named, or it is not in the vocabulary.
     """
     name = opened.special_tokens.get("eos_token")
     if name is None:
@@ -62,18 +62,18 @@ def find_eos(opened: TokenizerFolder) -> SpecialToken:
 
 
 def find_pad(opened: TokenizerFolder, named_in_recipe: str | None) -> SpecialToken:
-    """The token that fills a sequence: the recipe's, or else the tokenizer's own.
+    """The token that pads a sequence: the recipe's, or otherwise the tokenizer's own.
 
     Raises:
-        InvalidInput: neither names one, or it is not in the vocabulary.
+        InvalidInput: neither names a token, or it is not in the vocabulary.
     """
     if named_in_recipe is not None:
         return _in_vocabulary(opened, named_in_recipe, "dataset.pad_token")
     name = opened.special_tokens.get("pad_token")
     if name is None:
         raise InvalidInput(
-            f"The tokenizer in {opened.path} names no pad_token. Set dataset.pad_token to a token that occurs in no "
-            f"text{_candidates(opened.tokenizer)}."
+            f"The tokenizer in {opened.path} names no pad_token. Set dataset.pad_token to a token that no text "
+            f"contains{_candidates(opened.tokenizer)}."
         )
     return _in_vocabulary(opened, name, "pad_token of the tokenizer")
 
@@ -82,7 +82,7 @@ def find_end_of_turn(tokenizer: Tokenizer, template: ChatTemplate, probe: Sequen
     """The token that the template writes after the last answer of the probe.
 
     Raises:
-        InvalidInput: the template leaves out the answer, ends it with nothing, or with more than one token.
+        InvalidInput: the template leaves out the answer, or ends it with no token or more than one.
     """
     answer = probe[-1].content
     _, found, rest = template.render(probe).rpartition(answer)
@@ -107,21 +107,21 @@ def find_end_of_turn(tokenizer: Tokenizer, template: ChatTemplate, probe: Sequen
 
 
 def check_special_tokens(opened: TokenizerFolder, special: SpecialTokens) -> None:
-    """Refuse a pad token that training must see, and tokens for which the model has no embedding.
+    """Refuse a pad token that must be in the loss, and tokens for which the model has no embedding.
 
     Raises:
-        InvalidInput: one of them, or a model that is not supported.
-        CorruptArtifact: its config.json is not JSON.
+        InvalidInput: there is such a token, or the model is not supported.
+        CorruptArtifact: the model's config.json is not JSON.
     """
     for name, other in (("eos_token", special.eos), ("end-of-turn token", special.end_of_turn)):
         if special.pad.id == other.id:
             raise InvalidInput(
                 f"The pad token {special.pad.token!r} in {opened.path} is also its {name}: padding is left out of the "
-                "loss, so whoever masks by token would mask every ending and the model would never learn to stop. "
+                "loss, so a mask by token would hide every ending and the model would never learn to stop. "
                 f"Set dataset.pad_token to a token of its own{_candidates(opened.tokenizer)}."
             )
     config = opened.path / CONFIG
-    # A folder with a tokenizer and no model is enough to tokenize with.
+    # A folder with a tokenizer but no model is enough to tokenize.
     rows = read_config(opened.path).get("vocab_size") if config.is_file() else None
     for token in (special.bos, special.eos, special.pad, special.end_of_turn):
         if token is not None and isinstance(rows, int) and token.id >= rows:
@@ -142,7 +142,7 @@ def _in_vocabulary(opened: TokenizerFolder, name: str, what: str) -> SpecialToke
 
 
 def _candidates(tokenizer: Tokenizer) -> str:
-    """Tokens made for the purpose: padding first, then those that the vocabulary keeps in reserve."""
+    """A hint of suitable tokens: padding tokens first, then the vocabulary's reserved ones; empty if there are none."""
     added = [token.content for _, token in sorted(tokenizer.get_added_tokens_decoder().items())]
     wanted = [token for token in added if "pad" in token.lower()] + [token for token in added if "reserved" in token]
     return f", such as {' or '.join(wanted[:2])}" if wanted else ""

@@ -1,4 +1,4 @@
-"""Rows for the warm-up of a compiler: the shape of real ones, and no meaning. What they hold changes no graph."""
+"""Rows for the warm-up of a compiler, with the shape of real rows and no meaning. Their content changes no graph."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from neuron_ops.rows.token_rows import IGNORED, TokenRow
 
 
 def write_rows(folder: Path, recipe: Recipe, vocabulary: int, train: int, holdout: int) -> None:
-    """The splits `train` and `holdout` with so many sequences; two documents in each where the recipe packs."""
+    """Write the splits with `train` and `holdout` sequences; each sequence has two documents if the recipe packs."""
     length = recipe.graph.sequence_length
     lengths = [length // 2, length - length // 2] if recipe.dataset.packing else [length // 2]
     documents = [_document(length, vocabulary) for length in lengths]

@@ -1,7 +1,7 @@
-"""Tokenized rows, and where they wait until it is known which sequence each goes to.
+"""Tokenized rows, and a temporary file that keeps them until each is placed into a sequence.
 
 Best-fit packing needs every length before it can place the first row, so the tokens go to a temporary file and only
-the lengths stay in memory (4 bytes a row). Making tokens belongs to `chat`, placing them to `packing`.
+the lengths stay in memory (4 bytes per row). Making tokens belongs to `chat`, placing them to `packing`.
 """
 
 import tempfile
@@ -18,7 +18,7 @@ import numpy.typing as npt
 Tokens = npt.NDArray[np.int32]
 
 IGNORED = -100
-"""Label of a token that the loss leaves out: what torch's cross entropy ignores by default."""
+"""Label of a token that is not in the loss; torch's cross entropy ignores it by default."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +27,8 @@ class TokenRow:
 
     ids: Tokens
     labels: Tokens
-    """The id where the token is learned, IGNORED elsewhere; not shifted, which is the model's part. The first is always
-    IGNORED: in a packed sequence it could only be predicted from the row before."""
+    """The id if the token is learned, otherwise IGNORED. The labels are not shifted: the model does that. The first
+    label is always IGNORED: in a packed sequence, its token could only be predicted from the previous row."""
 
     @property
     def num_supervised(self) -> int:
@@ -37,10 +37,10 @@ class TokenRow:
 
 
 class TokenRows:
-    """Rows in the order of their arrival, in an unnamed file that vanishes with the process."""
+    """Rows in the order in which they were appended, in an unnamed file that disappears with the process."""
 
     def __init__(self, folder: Path) -> None:
-        """Open the file on the disk of `folder`, which has to have room for 8 bytes per token."""
+        """Open the file on the disk of `folder`, which needs room for 8 bytes per token."""
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed in __exit__
         self._lengths = array("i")
         self._starts = array("q", [0])
@@ -76,7 +76,7 @@ class TokenRows:
     def __getitem__(self, index: int) -> TokenRow:
         """Read a row back."""
         length = self._lengths[index]
-        # Ids and labels of a row lie side by side, 4 bytes each.
+        # The labels of a row follow its ids, 4 bytes each.
         self._file.seek(self._starts[index] * 8)
         ids, labels = np.frombuffer(self._file.read(length * 8), dtype=np.int32).reshape(2, length)
         return TokenRow(ids, labels)

@@ -1,6 +1,6 @@
-"""What a model folder says about its tokenizer: tokenizer.json, the special tokens' names, the chat template.
+"""The tokenizer files of a model folder: tokenizer.json, the names of the special tokens, the chat template.
 
-Reading those files as transformers reads them belongs here; whether they are fit for training belongs to `chat`.
+Reading these files like transformers belongs here; whether they are suitable for training belongs to `chat`.
 """
 
 import json
@@ -23,7 +23,7 @@ class TokenizerFolder:
     path: Path
     tokenizer: Tokenizer
     special_tokens: Mapping[str, str]
-    """Such as {"eos_token": "</s>"}: only what the files name, whether or not the vocabulary has it."""
+    """Such as {"eos_token": "</s>"}: the tokens that the files name, whether or not the vocabulary has them."""
     config: Mapping[str, Any]  # Any: tokenizer_config.json has a hundred possible fields of every type
 
 
@@ -31,7 +31,7 @@ def open_tokenizer(folder: Path) -> TokenizerFolder:
     """Read the tokenizer of a model folder.
 
     Raises:
-        InvalidInput: no tokenizer.json, or a file that is not what its name says.
+        InvalidInput: there is no tokenizer.json, or a file's content does not match its name.
     """
     config = read_json(folder / "tokenizer_config.json")
     special_tokens = _special_tokens(folder, config)
@@ -39,10 +39,10 @@ def open_tokenizer(folder: Path) -> TokenizerFolder:
 
 
 def published_template(opened: TokenizerFolder) -> tuple[str, str]:
-    """The chat template that the folder brings along, and the file it stands in.
+    """The chat template of the folder, and the file that holds it.
 
     Raises:
-        InvalidInput: there is none.
+        InvalidInput: the folder has no chat template.
     """
     file = opened.path / "chat_template.jinja"
     if file.is_file():
@@ -59,7 +59,7 @@ def published_template(opened: TokenizerFolder) -> tuple[str, str]:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """A JSON object of a model folder; empty where there is no such file.
+    """A JSON object of a model folder; empty if there is no such file.
 
     Raises:
         InvalidInput: the file holds something else.
@@ -92,11 +92,11 @@ def _load(file: Path, special_tokens: Mapping[str, str]) -> Tokenizer:
         tokenizer = Tokenizer.from_file(str(file))
     except Exception as error:  # the Rust library raises nothing more precise
         raise InvalidInput(f"{file} is not a tokenizer ({error}). Fetch it again.") from error
-    # Some are published with the truncation of their last training run: rows would silently end there.
+    # Some tokenizers are published with the truncation of their last training run, which would silently cut rows.
     tokenizer.no_truncation()
     tokenizer.no_padding()
     named = sorted({token for token in special_tokens.values() if tokenizer.token_to_id(token) is not None})
-    # transformers, too, takes every named token for special, although tokenizer.json may list it as an ordinary one.
+    # Like transformers, treat every named token as special, even if tokenizer.json lists it as an ordinary one.
     known = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
     tokenizer.add_special_tokens([AddedToken(token, special=True) for token in named if token not in known])
     return tokenizer
@@ -105,7 +105,7 @@ def _load(file: Path, special_tokens: Mapping[str, str]) -> Tokenizer:
 def _special_tokens(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
     named = {name: config.get(name) for name in SPECIAL_TOKEN_NAMES}
     if "added_tokens_decoder" not in config:
-        # The older layout, in which this file has the last word.
+        # In the older layout, this file takes precedence.
         named.update({k: v for k, v in read_json(folder / "special_tokens_map.json").items() if k in named})
     contents = {name: token.get("content") if isinstance(token, dict) else token for name, token in named.items()}
     return {name: token for name, token in contents.items() if isinstance(token, str)}

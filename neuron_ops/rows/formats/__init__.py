@@ -1,8 +1,8 @@
 """The formats of raw rows: each turns one JSON object into one conversation.
 
 A format is a module that holds FORMAT, a `RowFormat`, and its line in `neuron_ops.registry.ROW_FORMATS`, whose key is
-what `dataset.format` says; recipe, JSON schema and messages take it from there. Reading files belongs to `reading`,
-rendering to `chat_template`.
+the value of `dataset.format`; recipe, JSON schema and messages take the names from there. Reading files
+belongs to `reading`, rendering to `chat_template`.
 """
 
 from collections.abc import Callable
@@ -15,19 +15,19 @@ from neuron_ops.rows.reading import RawRow
 
 @dataclass(frozen=True, slots=True)
 class RowFormat:
-    """Which columns a row has, and what they say."""
+    """The columns of a row, and what they mean."""
 
     summary: str
-    """What such rows are, as a sentence for people."""
+    """A sentence for people on what the rows are."""
     columns: tuple[str, ...]
     """Columns that every row must have."""
     optional_columns: tuple[str, ...]
-    """Columns that a row may have; any others are left alone."""
+    """Columns that a row may have; other columns are ignored."""
     convert: Callable[[RawRow], Conversation | Rejected]
     """Called with rows that have all `columns`. Raises InvalidInput for a value of the wrong type."""
 
     def to_conversation(self, row: RawRow) -> Conversation | Rejected:
-        """The row as a conversation, or why it is left out.
+        """The row as a conversation, or the reason for leaving it out.
 
         Raises:
             InvalidInput: a column is missing or holds the wrong type.
@@ -45,7 +45,7 @@ def find_format(name: str) -> RowFormat:
     """The format of this name.
 
     Raises:
-        InvalidInput: there is none.
+        InvalidInput: there is no such format.
     """
     found: RowFormat = load(ROW_FORMATS, name, "dataset.format").FORMAT
     return found

@@ -1,4 +1,4 @@
-"""databricks-dolly-15k's rows: a question with or without a text that it is about, and the answer."""
+"""databricks-dolly-15k's rows: a question, its answer, and in some rows a text that the question is about."""
 
 from neuron_ops.rows.conversation import Conversation, Message, Rejected
 from neuron_ops.rows.formats import RowFormat

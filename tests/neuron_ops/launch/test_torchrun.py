@@ -158,8 +158,8 @@ def test_of_processes_that_cannot_say_why_they_ended_the_last_word_is_ours(model
 
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].endswith(
-        "neuron_ops.steps.nodes train failed, and no process could say why; what torchrun calls the root "
-        "cause came first"
+        "neuron_ops.steps.nodes train failed, but no process reported an error; look above for the root cause that "
+        "torchrun names"
     )
 
 

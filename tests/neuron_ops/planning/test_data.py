@@ -88,7 +88,7 @@ def test_without_a_tokenizer_tokens_are_guessed_from_bytes_and_it_says_so(
 def test_a_repository_that_was_not_fetched_brings_no_tokenizer(make_lineage: MakeLineage) -> None:
     foretold = known(make_lineage("llama3_8b_lora_trn1"))
 
-    assert "no usable tokenizer is at hand" in foretold.source
+    assert "no usable tokenizer is available" in foretold.source
     assert foretold.longest_row is None
 
 

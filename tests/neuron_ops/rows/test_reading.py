@@ -126,7 +126,7 @@ def test_a_folder_that_does_not_exist_is_an_error(tmp_path: Path) -> None:
 def test_files_without_a_single_row_are_an_error(raw: Path, content: str) -> None:
     (raw / "rows.jsonl").write_text(content)
 
-    with pytest.raises(InvalidInput, match=r"has no rows: there is none in rows\.jsonl"):
+    with pytest.raises(InvalidInput, match=r"has no rows; these files have none: rows\.jsonl"):
         fields(raw)
 
 
