@@ -1,6 +1,6 @@
-"""The pictures of the README, from the UI on a finished demo: `make pictures`.
+"""The pictures of the README, taken from the UI of a finished demo: `make pictures`.
 
-It starts `dagster dev` on the demo's instance, looks at two pages in headless Chromium, and ends it again.
+It starts `dagster dev` on the demo's instance, takes pictures of two pages in headless Chromium, and ends the server.
 """
 
 import argparse
@@ -45,7 +45,7 @@ def server() -> Iterator[str]:
 
 
 def main() -> None:
-    """Write each page into the folder that the command names."""
+    """Write a picture of each page into the folder given on the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     folder = parser.parse_args().folder
@@ -57,7 +57,7 @@ def main() -> None:
         for name, path in PAGES.items():
             page.goto(f"{url}/{path}")
             page.wait_for_timeout(SETTLE_MILLISECONDS)
-            skip = page.get_by_role("button", name="Skip")  # an invitation, at the first visit of an instance
+            skip = page.get_by_role("button", name="Skip")  # an invitation at an instance's first visit
             if skip.is_visible():
                 skip.click()
                 page.wait_for_timeout(SETTLE_MILLISECONDS)

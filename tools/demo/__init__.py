@@ -1,5 +1,5 @@
-"""The demo's world in plain English, and the program that makes from it what neuron_ops/demo ships.
+"""The demo's world in plain English, and the program that generates neuron_ops/demo from it.
 
-Everything under neuron_ops/demo is made by `python -m tools.demo.build`; nobody edits it by hand. Importing this
+`python -m tools.demo.build` makes everything under neuron_ops/demo; nobody edits it by hand. Importing this
 package imports nothing else: torch belongs to build.py alone.
 """

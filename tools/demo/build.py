@@ -1,7 +1,7 @@
-"""Make everything that the demo ships, from nothing but this package: `python -m tools.demo.build`.
+"""Make everything that the demo ships, from this package alone: `python -m tools.demo.build`.
 
-A tokenizer, a small Llama pretrained on the world's prose, and the raw datasets. This is the one place in the demo that
-computes; fine-tuning belongs to the platform's steps.
+It makes a tokenizer, a small Llama pretrained on the world's prose, and the raw datasets. Only this module of the demo
+computes with a model; fine-tuning belongs to the platform's steps.
 """
 
 import argparse
@@ -32,12 +32,12 @@ TOKENIZER_DOCUMENTS = 20_000
 TOKENS_PER_STEP = 1024
 PEAK_LEARNING_RATE = 1.5e-3
 WARMUP = 0.02
-"""Share of the time until the learning rate has reached its peak."""
+"""Share of the time in which the learning rate rises to its peak."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pretraining:
-    """What the model card tells about the run."""
+    """The facts about the run in the model card."""
 
     num_steps: int
     minutes: float
@@ -60,7 +60,7 @@ def build(out: Path, minutes: float) -> Pretraining:
 
 
 def _tokenizer_texts() -> Iterator[str]:
-    """Prose, and the instructions too: their words are common ones to a model that will be asked."""
+    """Prose, and the instructions too, because the model will be asked them and needs their words as tokens."""
     yield from islice(documents(SEED), TOKENIZER_DOCUMENTS)
     for row in instructions.rows(instructions.VERSIONS[0]):
         yield row.instruction
@@ -102,7 +102,7 @@ def batches(tokenizer: PreTrainedTokenizerFast, length: int, seed: int) -> Itera
 
 
 def pretrain(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, minutes: float) -> Pretraining:
-    """Next-token prediction for that long; the learning rate follows the clock, so it always ends its cosine."""
+    """Next-token prediction for `minutes`; the learning rate follows the clock, so it always completes its cosine."""
     optimizer = _optimizer(model)
     # Short rows first, because attention costs less; the last fifth teaches the positions up to the model's end.
     short, long = batches(tokenizer, 256, SEED + 1), batches(tokenizer, 512, SEED + 2)
@@ -118,7 +118,7 @@ def pretrain(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, minute
 
 
 def learning_rate(passed: float) -> float:
-    """Linear warm-up, then a cosine down to a fiftieth; `passed` runs from 0 to 1."""
+    """Linear warm-up, then a cosine down to a fiftieth of the peak; `passed` goes from 0 to 1."""
     if passed < WARMUP:
         return PEAK_LEARNING_RATE * (0.02 + passed / WARMUP)
     return PEAK_LEARNING_RATE * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (passed - WARMUP) / (1 - WARMUP))))
@@ -164,7 +164,7 @@ def write_model(
 
 
 def write_raw(folder: Path) -> None:
-    """Each dataset version's rows and then the empty file that says they are complete."""
+    """Write each dataset version's rows, and then the empty file that marks them as complete."""
     for version in instructions.VERSIONS:
         target = folder / version.name
         target.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
-"""What can happen once: one or two sentences, the questions they answer, and what a summary would keep.
+"""Events: one or two sentences each, with the questions that they answer and what a summary keeps.
 
-A question is answered by a whole sentence that begins as the text does, so answering is finding and copying.
-How events make a story belongs to stories.py.
+The answer to a question is a whole sentence that begins like the text, so answering means finding and copying.
+Combining events into a story belongs to stories.py.
 """
 
 from collections.abc import Callable
@@ -30,15 +30,15 @@ class Person:
 @dataclass(frozen=True, slots=True)
 class Event:
     text: str
-    """As the prose tells it: in one of several ways."""
+    """The event as told in prose, in one of several ways."""
     questions: tuple[Answered, ...]
     deed: str = ""
-    """What the person did, without the subject; empty for what a summary leaves out."""
+    """What the person did, without the subject; empty if a summary leaves the event out."""
     things: tuple[str, ...] = ()
     animals: tuple[str, ...] = ()
     feeling: str = ""
     plain: str = ""
-    """The same in the order of its answers; empty where `text` is that already."""
+    """The same text in the word order of the answers; empty if `text` has that order already."""
 
 
 def person(rng: Random, other_than: tuple[Person, ...] = ()) -> Person:
@@ -76,7 +76,7 @@ def trip(rng: Random, who: Person, friend: Person) -> Event:
     )
 
 
-# Base form and past of what can be done with each kind of noun.
+# Base form and past tense of the verbs for each kind of noun.
 _WITH_THINGS = "find/found lose/lost hide/hid drop/dropped paint/painted wash/washed see/saw forget/forgot"
 _WITH_ANIMALS = "see/saw feed/fed meet/met draw/drew follow/followed hear/heard"
 _WITH_FOODS = "eat/ate cut/cut share/shared find/found hide/hid drop/dropped"
@@ -184,4 +184,4 @@ def feeling(rng: Random, who: Person, _: Person) -> Event:
 MAIN: tuple[Callable[[Random, Person, Person], Event], ...] = (
     with_thing, with_thing, with_thing, with_animal, with_animal, with_food, gift, purchase, pet, game,
 )  # fmt: skip
-"""Events that a summary may name; the common ones stand here more than once."""
+"""Events that a summary may name; frequent ones are listed more than once."""

@@ -1,7 +1,6 @@
-"""What is always true in the small world, as questions with one answer each, and the lists that things belong to.
+"""The facts that are always true in the small world, as questions with one answer each, and lists of its things.
 
-One name for "a fact that can be told, asked directly and asked indirectly". Stories, which are true once, belong to
-stories.py.
+A fact can be told, asked directly and asked indirectly. Stories, which are true only once, belong to stories.py.
 """
 
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from tools.demo import nouns, words
 class Fact:
     question: str
     wondering: str
-    """The question as it follows "tell me": no question mark, no capital."""
+    """The question in the form that follows "tell me": no question mark, no capital."""
     answer: str
     """A full sentence that can stand alone in a text."""
 
@@ -119,4 +118,4 @@ KINDS = {
     **{food.name: food.kind for food in nouns.FOODS},
     **{thing.name: thing.kind for thing in nouns.THINGS},
 }
-"""What each creature and object is; a kind is what a classification asks for."""
+"""The kind of each creature and object; a classification asks for the kind."""

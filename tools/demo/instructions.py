@@ -1,7 +1,7 @@
 """Instruction datasets about the small world, in the columns of databricks-dolly-15k.
 
-Tasks of six categories with their answers. What the world is belongs to the other modules; how a row becomes a
-conversation belongs to whoever trains on it.
+The rows are tasks of six categories with their answers. The content of the world belongs to the other modules; turning
+a row into a conversation belongs to the platform.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ class Row:
 
     @property
     def task(self) -> tuple[str, str]:
-        """What makes a row itself: no two rows of a dataset, or of two versions, share it."""
+        """The identity of a row: no two rows of a dataset, or of two versions, share it."""
         return self.instruction, self.context
 
     def as_dict(self) -> dict[str, str]:
@@ -106,7 +106,7 @@ def brainstorming(rng: Random) -> Row:
     return Row(instruction, "", f"{sentence(number)[:-1]} {name} are {members}.", "brainstorming")
 
 
-# Of a hundred rows, how many are of each category.
+# The number of rows of each category in a hundred rows.
 CATEGORIES: dict[Callable[[Random], Row], int] = {
     closed_qa: 38,
     open_qa: 20,
@@ -130,7 +130,7 @@ VERSIONS = (Version("demo-v1", seed=1, num_rows=3000), Version("demo-v2", seed=2
 
 
 def rows(version: Version) -> list[Row]:
-    """The version's rows: unique, and none of an earlier version's."""
+    """The version's rows: unique, and different from all rows of earlier versions."""
     earlier = [row for other in VERSIONS[: VERSIONS.index(version)] for row in rows(other)]
     taken = {row.task for row in earlier}
     rng = Random(version.seed)

@@ -1,7 +1,7 @@
-"""The creatures, foods, objects and jobs of the small world, and what is true of each.
+"""The creatures, foods, objects and jobs of the small world, with the facts about each.
 
-Tables only. The order of a table is the order in which the world lists its members, so a list can be learned. How they
-become facts belongs to facts.py.
+This module holds only tables. The order of a table is the order in which the world lists its members, so a model can
+learn the list. Turning tables into facts belongs to facts.py.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ class Animal:
     name: str
     kind: str
     sound: str
-    """What it says; empty for those that keep quiet."""
+    """The sound that it makes; empty for silent animals."""
     food: str
     home: str
     legs: str

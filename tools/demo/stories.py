@@ -1,6 +1,6 @@
-"""Stories: a few events about two people, with everything that can be asked about them.
+"""Stories: a few events about two people, with all questions that can be asked about them.
 
-What an event is belongs to events.py; how stories become documents or instructions to world.py and instructions.py.
+Events belong to events.py; turning stories into documents or instructions belongs to world.py and instructions.py.
 """
 
 import re
@@ -21,7 +21,7 @@ class Story:
         return " ".join(event.text for event in self.events)
 
     def plainly(self) -> "Story":
-        """The same story, each sentence in the order of the answers it holds."""
+        """The same story, each sentence in the word order of its answers."""
         return replace(self, events=tuple(replace(event, text=event.plain or event.text) for event in self.events))
 
     @property
@@ -36,7 +36,7 @@ class Story:
 
     @property
     def extracts(self) -> tuple[Answered, ...]:
-        """What can be listed from the text; each "question" is a noun phrase such as "the people"."""
+        """The lists that can be made from the text; each "question" is a noun phrase such as "the people"."""
         order = re.findall(r"\w+", self.text)
         found = {
             "people": sorted((person.name for person in self.people), key=order.index),
@@ -51,7 +51,7 @@ class Story:
 
 
 def _new_nouns(rng: Random, who: Person, friend: Person, events: list[Event]) -> Event:
-    """An event whose nouns are new to the story, so that "the ball" is one ball."""
+    """An event whose nouns are new to the story, so that "the ball" means one ball only."""
     named = {noun for event in events for noun in (*event.things, *event.animals)}
     while True:
         event = rng.choice(MAIN)(rng, who, friend)
@@ -60,7 +60,7 @@ def _new_nouns(rng: Random, who: Person, friend: Person, events: list[Event]) ->
 
 
 def _clear(events: list[Event]) -> tuple[Event, ...]:
-    """The events, without the questions that two of them answer."""
+    """The events, without any question that two of them answer."""
     asked = [answered.question for event in events for answered in event.questions]
     return tuple(
         replace(event, questions=tuple(each for each in event.questions if asked.count(each.question) == 1))

@@ -1,6 +1,6 @@
 """The demo's tokenizer: byte-level BPE with Llama 3's special tokens, trained on the demo's own text.
 
-What text it is trained on belongs to build.py. The chat template is chat_template.jinja, beside this file.
+The choice of that text belongs to build.py. The chat template is chat_template.jinja, next to this file.
 """
 
 from collections.abc import Iterable
@@ -18,8 +18,8 @@ END_OF_TURN = "<|eot_id|>"
 PADDING = "<|finetune_right_pad_id|>"
 SPECIAL_TOKENS = [BEGIN_OF_TEXT, END_OF_TEXT, START_HEADER, END_HEADER, END_OF_TURN, PADDING]
 
-# Llama 3's idea of a word, but only a space may lead it: `"Mia` is a quote and a name, so a name at the start of a
-# spoken sentence is the very token that starts an answer in a chat.
+# Llama 3's pattern of a word, except that only a space may precede it: `"Mia` is a quote and a name, so a name at the
+# start of a spoken sentence is the same token as at the start of an answer in a chat.
 WORDS = r" ?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 

@@ -1,11 +1,12 @@
 """The words of the small world besides its nouns: names, colours, places, times, opposites, feelings.
 
-Tables only. How they become facts, stories and documents belongs to facts.py, events.py and world.py.
+This module holds only tables. Turning them into facts, stories and documents belongs to facts.py, events.py and
+world.py.
 """
 
 
 def _words(row: str) -> list[str]:
-    """The row at its bars, or at its spaces if it has no bar."""
+    """The row split at its bars, or at its spaces if it has no bar."""
     return row.split("|") if "|" in row else row.split()
 
 
@@ -64,4 +65,4 @@ FEELINGS = {
     "angry": ("was pushed in the queue", "was told a lie", "found the window smashed", "was left out of the game"),
     "hungry": ("had no breakfast", "forgot the packed lunch", "smelled fresh bread", "had not eaten since noon"),
 }
-"""Each feeling with what brings it about; a cause names one feeling only, so the feeling can be told from it."""
+"""Each feeling with its causes; a cause belongs to only one feeling, so the cause determines the feeling."""

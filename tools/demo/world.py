@@ -1,7 +1,7 @@
-"""Endless documents of plain prose about the small world: what the demo's base model reads.
+"""Endless documents of plain prose about the small world: the pretraining text of the demo's base model.
 
-Stories, talk about stories, talk about facts, lists. Never a chat turn and never a task: those are the fine-tuning's
-to teach, and live in instructions.py.
+The documents are stories, talk about stories, talk about facts, and lists. They contain no chat turn and no task:
+fine-tuning teaches those, and they belong to instructions.py.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ def _opened(text: str) -> str:
 
 
 def said(rng: Random, answer: str, speaker: str) -> str:
-    """The answer in the speaker's mouth."""
+    """The answer as the speaker's direct speech."""
     verb = rng.choice(("said", "answered", "replied"))
     return rng.choice((f'"{answer[:-1]}," {verb} {speaker}.', f'{_opened(speaker)} {verb}, "{answer}"'))
 
@@ -45,7 +45,7 @@ def told_story(rng: Random) -> str:
 
 
 def retold_story(rng: Random) -> str:
-    """A story that somebody wants to hear twice: the plainest lesson in copying."""
+    """A story told twice on request: the simplest exercise in copying."""
     told = story(rng)
     one, other = _speakers(rng, *told.people)
     again = rng.choice(
@@ -94,7 +94,7 @@ def summarised_story(rng: Random) -> str:
 
 
 def guessed_feeling(rng: Random) -> str:
-    """What happened to somebody, and how that feels."""
+    """Something that happened to a person, and the person's feeling."""
     who = person(rng)
     one, other = _speakers(rng, who)
     event = feeling(rng, who, who)
@@ -125,7 +125,7 @@ def discussed_facts(rng: Random) -> str:
 
 
 def run_of(rng: Random, name: str, count: int) -> str:
-    """That many members of a list, in the world's order from any place on."""
+    """`count` members of a list, in the world's order, from a random start."""
     members = LISTS[name]
     start = rng.randrange(len(members))
     return listing((members * 2)[start : start + count])
@@ -144,7 +144,7 @@ def listed(rng: Random) -> str:
 
 
 def which_kind(rng: Random) -> Answered:
-    """Is it this or that?"""
+    """A question whether a noun is of one kind or another."""
     noun = rng.choice(list(KINDS))
     wrong = rng.choice([kind for kind in LISTS if kind[:-1] in KINDS.values() and kind[:-1] != KINDS[noun]])[:-1]
     first, second = rng.choice(((KINDS[noun], wrong), (wrong, KINDS[noun])))
@@ -153,7 +153,7 @@ def which_kind(rng: Random) -> Answered:
 
 
 def which_one(rng: Random) -> Answered:
-    """Which of three is of that kind?"""
+    """A question which of three nouns is of a given kind."""
     noun = rng.choice(list(KINDS))
     wrong = rng.sample([other for other in KINDS if KINDS[other] != KINDS[noun]], 2)
     three = rng.sample([noun, *wrong], 3)
@@ -162,12 +162,12 @@ def which_one(rng: Random) -> Answered:
 
 
 def sorted_out(rng: Random) -> str:
-    """Talk about what is what."""
+    """Talk about the kinds of things."""
     one, other = _speakers(rng)
     return " ".join(_exchange(rng, rng.choice((which_kind, which_one))(rng), one, other) for _ in range(3))
 
 
-# How often each kind of document comes; answering from a text is what the model has to be best at.
+# The relative frequency of each kind of document; the model must be best at answering from a text.
 DOCUMENTS: dict[Callable[[Random], str], int] = {
     told_story: 5,
     retold_story: 6,
@@ -184,7 +184,7 @@ DOCUMENTS: dict[Callable[[Random], str], int] = {
 
 
 def documents(seed: int) -> Iterator[str]:
-    """Documents without end; the same seed gives the same ones."""
+    """Endless documents; the same seed gives the same documents."""
     rng = Random(seed)
     kinds, weights = list(DOCUMENTS), list(DOCUMENTS.values())
     while True:
