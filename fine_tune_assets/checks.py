@@ -1,7 +1,7 @@
-"""The asset checks as Dagster sees them: what the table of steps declares, with what each artifact says.
+"""Dagster's asset checks: declared from the table of steps, with results from each artifact's manifest.
 
-They are checks of the producing asset: in the cluster a check of its own would be another pod. They are partitioned
-like their asset, so that a version whose gate failed stays failed when the next version passes.
+The asset that makes the artifact also yields its checks: in the cluster a separate check would need another pod. Checks
+are partitioned like their asset, so that a version whose gate failed stays failed when the next version passes.
 """
 
 import warnings
@@ -20,7 +20,7 @@ from neuron_ops.store.manifest import CheckRecord, Manifest
 def specs(step: Step) -> list[AssetCheckSpec]:
     """Dagster's declaration of a step's checks."""
     with warnings.catch_warnings():
-        # Dagster 1.13 calls partitions of a check a preview; without them a check's health is its latest version's.
+        # Partitioned checks are a preview in Dagster 1.13; without partitions a check shows only its latest version.
         warnings.simplefilter("ignore", PreviewWarning)
         return [
             AssetCheckSpec(
@@ -35,7 +35,7 @@ def specs(step: Step) -> list[AssetCheckSpec]:
 
 
 def results(step: Step, manifest: Manifest) -> Iterator[AssetCheckResult]:
-    """What the artifact says about each declared check; the same whether its step ran now or long ago."""
+    """The result of each declared check, read from the manifest, whether the step ran now or long ago."""
     for found in look_up(step.checks, manifest):
         yield _not_evaluated(found) if isinstance(found, NotEvaluated) else _evaluated(found)
 

@@ -8,8 +8,8 @@ import gc
 
 from dagster import Definitions, ExecutorDefinition, SensorDefinition, in_process_executor
 
-# What Dagster has imported stays as long as the process. Python would look through all of it, 110,000 objects, during
-# one of the next imports and again when the process ends: a quarter of a CPU second in every pod.
+# The objects that Dagster's imports made live as long as the process. Python's garbage collector would scan all 110,000
+# of them during one of the next imports and again at the end: a quarter of a CPU second in every pod.
 gc.freeze()
 
 from fine_tune_assets.assets import build_assets
@@ -36,7 +36,7 @@ def build_definitions(settings: Settings) -> Definitions:
 
 
 def _kubernetes(settings: Settings) -> tuple[ExecutorDefinition, list[SensorDefinition]]:
-    from fine_tune_assets.kubernetes.deployment import check_settings  # the local deployment imports nothing of it
+    from fine_tune_assets.kubernetes.deployment import check_settings  # the local deployment does not import it
     from fine_tune_assets.kubernetes.executor.definition import pod_executor
     from fine_tune_assets.kubernetes.janitor import janitor
     from fine_tune_assets.kubernetes.pods.settings import load_pods

@@ -1,6 +1,6 @@
 """What an interrupt of a step means: a person's cancel, or a pod whose node is taken away.
 
-Both arrive as SIGTERM. The run's status tells them apart, for Dagster notes a cancel before it ends anything.
+Both arrive as SIGTERM. The run's status tells them apart, because Dagster records a cancel before it ends anything.
 """
 
 import os
@@ -18,8 +18,8 @@ TERMINATED = 128 + 15
 class Cancelled(DagsterUserCodeProcessError, DagsterExecutionInterruptedError):
     """An interrupt that ends the run.
 
-    Dagster obeys the retry policy for interrupts too, so Ctrl-C would start the step again. Errors of its own first
-    base it leaves alone, and shows without a stack; by the second base the run still counts as interrupted.
+    Dagster applies the retry policy to interrupts too, so Ctrl-C would start the step again. It does not retry errors
+    of the first base, and shows them without a stack; because of the second base the run still counts as interrupted.
     """
 
     def __init__(self, message: str) -> None:
@@ -29,7 +29,7 @@ class Cancelled(DagsterUserCodeProcessError, DagsterExecutionInterruptedError):
 
 
 def interrupted(context: AssetExecutionContext, deployment: Deployment) -> Cancelled:
-    """The error to raise once the step's processes have ended; it does not return from a pod that is to start again."""
+    """The error to raise once the step's processes have ended; a pod that will start again exits here instead."""
     if deployment == "kubernetes" and not _is_over(context):
         context.log.warning(
             "This pod was told to end and nobody cancelled the run: its node is taken away. Kubernetes starts the step "
@@ -48,7 +48,7 @@ def _is_over(context: AssetExecutionContext) -> bool:
 
 
 def _leave() -> None:
-    # Whatever is raised here, Dagster would report as the failure of the step, which has not failed.
+    # Dagster would report any exception as a failure of the step, and the step has not failed.
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(TERMINATED)

@@ -1,7 +1,7 @@
-"""One step as one child process of the asset's process, its progress and its error in Dagster's event log.
+"""Runs one step as a child process of the asset's process, with its progress and its error in Dagster's event log.
 
-Starting again after a failure, and which failure Dagster may retry, belong here. What the processes are belongs to
-neuron_ops/launch; pods for several nodes belong to kubernetes/multi_node.
+Restarts after a failure, and the decision which failure Dagster may retry, belong here. What the processes are belongs
+to neuron_ops/launch; pods for several nodes belong to kubernetes/multi_node.
 """
 
 import tempfile
@@ -41,10 +41,10 @@ if TYPE_CHECKING:
 
 
 class StepFailure(DagsterUserCodeProcessError, Failure):
-    """A failure whose one sentence is all there is to know, and that no other try can correct.
+    """A failure that one sentence explains completely and that a retry cannot correct.
 
-    The first base is how Dagster lets an exception bring its own error record, here without a stack of Dagster's
-    frames. It also keeps Dagster from retrying, so what another try may correct is a plain Failure.
+    The first base lets an exception bring its own error record to Dagster, here without a stack of Dagster's frames. It
+    also keeps Dagster from retrying, so a failure that a retry may correct is a plain Failure.
     """
 
     def __init__(self, message: str) -> None:
@@ -58,12 +58,13 @@ def ensure(context: AssetExecutionContext, step: Step, fine_tuning: FineTuning) 
     """The step's finished artifact, and whether it was there already. A hit starts no process.
 
     Raises:
-        StepFailure: in one sentence, where another try cannot help; Failure where it can.
+        StepFailure: the step failed and a retry cannot help.
+        Failure: the step failed and a retry may help.
         Cancelled: the run was interrupted, and the step's processes have ended.
     """
     with _translated(context, fine_tuning):
         lineage = fine_tuning.lineage(context.partition_key if step.partitioned else None)
-        # Cheap checks first: torchrun would turn whatever a rank finds into exit code 1.
+        # Cheap checks first: torchrun would turn any error of a rank into exit code 1.
         address = lineage.require_inputs(step.artifact).address
         found = lineage.find(step.artifact)
         if found is not None:
@@ -100,18 +101,18 @@ def _launch(context: AssetExecutionContext, step: Step, lineage: Lineage, deploy
 
 @dataclass(frozen=True, slots=True)
 class RestartLimits:
-    """How often a step on several nodes starts again."""
+    """How often a step on several nodes may start again."""
 
     restarts: int = 0
-    """Because something failed: hardware.max_restarts."""
+    """After failures: hardware.max_restarts."""
     disruptions: int = 0
-    """Because a machine was taken away, as max_disruptions allows for the pod of any step."""
+    """After a machine was taken away: max_disruptions, which also limits the pod of any other step."""
 
 
 def with_restarts(
     attempt: Callable[[int], ExitResult], limits: RestartLimits, on_restart: Callable[[ExitResult], None]
 ) -> ExitResult:
-    """A step on several nodes, which fails as a whole; each restart of a training goes on from its last checkpoint."""
+    """Run a step on several nodes, which fails as a whole; a restarted training resumes from its last checkpoint."""
     failures = disruptions = 0
     while True:
         result = attempt(failures + disruptions)
@@ -125,7 +126,7 @@ def with_restarts(
 
 
 def _in_processes(context: AssetExecutionContext, step: Step, lineage: Lineage) -> ExitResult:
-    """On this machine, with progress in Dagster's event log."""
+    """Run the step on this machine, with progress in Dagster's event log."""
     with (
         tempfile.TemporaryDirectory(prefix="fine-tune-") as scratch,
         _without_preview_warning(),
@@ -138,7 +139,7 @@ def _in_processes(context: AssetExecutionContext, step: Step, lineage: Lineage) 
 
 
 def _in_pods(context: AssetExecutionContext, step: Step, lineage: Lineage, pods: "Pods", attempt: int) -> ExitResult:
-    """In pods of their own, one for each node; this process only waits, so its pod needs no accelerator."""
+    """Run the step in one pod for each node; this process only waits, so its pod needs no accelerator."""
     from fine_tune_assets.kubernetes.multi_node.own_pod import make_pod_training  # the Kubernetes client: 300 CPU ms
 
     name = f"{context.run.run_id[:8]}-{context.op_execution_context.retry_number}-{attempt}"
@@ -146,8 +147,8 @@ def _in_pods(context: AssetExecutionContext, step: Step, lineage: Lineage, pods:
 
 
 def _pods(context: AssetExecutionContext) -> "Pods":
-    """The team's settings of pods, as this run changes them."""
-    from fine_tune_assets.kubernetes.pods.settings import load_pods, pods_of_run  # no import for the local one
+    """The team's pod settings, with the limits that this run's configuration changes."""
+    from fine_tune_assets.kubernetes.pods.settings import load_pods, pods_of_run  # not for the local deployment
 
     return pods_of_run(load_pods(read_settings().pods), context.run.run_config)
 
@@ -158,7 +159,7 @@ def _failure(step: Step, result: ExitResult, limits: RestartLimits | None) -> Fa
     if limits is not None:
         # These are the limits; Dagster's retries would multiply them.
         times = (
-            f"{limits.disruptions} times before (max_disruptions)"
+            f"after {limits.disruptions} disruptions (max_disruptions)"
             if result.disrupted
             else f"after {limits.restarts} restarts (hardware.max_restarts)"
         )
@@ -172,7 +173,7 @@ def _how(step: Step, result: ExitResult) -> str:
     if result.status < 0:
         hint = " (out of memory is the usual reason for signal 9)" if result.status == -9 else ""
         return f"{step.verb} was killed by signal {-result.status}{hint}"
-    if result.status > 128:  # a shell's way to say it, and that of neuron_ops.launch.torchrun
+    if result.status > 128:  # how a shell and neuron_ops.launch.torchrun report a signal
         return f"{step.verb} ended because one of its processes was killed by signal {result.status - 128}"
     return f"{step.verb} ended with exit status {result.status}"
 
@@ -183,7 +184,7 @@ def _final_or_not(message: str, retry: bool) -> Failure:
 
 @contextmanager
 def _without_preview_warning() -> Iterator[None]:
-    # Dagster warns about a preview feature of its own that no argument here asks for.
+    # Dagster warns about its own preview feature, which no argument here requests.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PreviewWarning)
         yield
@@ -191,7 +192,7 @@ def _without_preview_warning() -> Iterator[None]:
 
 @contextmanager
 def _translated(context: AssetExecutionContext, fine_tuning: FineTuning) -> Iterator[None]:
-    """Our errors and Dagster's interrupt as what Dagster should make of them."""
+    """Turn our errors and Dagster's interrupt into exceptions that tell Dagster whether to retry."""
     try:
         yield
     except OpsError as error:

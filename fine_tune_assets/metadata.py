@@ -1,6 +1,6 @@
-"""A manifest as what a person sees beside the asset in the UI.
+"""The metadata that the UI shows beside an asset, made from its artifact's manifest.
 
-The numbers are the step's; how a check is shown belongs to checks.
+The step computes the numbers; showing a check belongs to checks.
 """
 
 import base64
@@ -19,8 +19,8 @@ Shown = MetadataValue | str | int | float | bool | None
 
 
 def metadata(artifact: Artifact, reused: bool) -> Mapping[str, Shown]:
-    """Pictures and report first, then numbers, then bookkeeping; the same for a fresh and for a reused artifact but
-    for `reused`."""
+    """Pictures and report first, then numbers, then bookkeeping. Only `reused` differs between a fresh and a reused
+    artifact."""
     manifest = artifact.manifest
     location = artifact.location
     return {

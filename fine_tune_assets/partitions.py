@@ -1,6 +1,6 @@
 """The dataset versions as Dagster partitions.
 
-When a version counts as landed is neuron_ops/store/raw_datasets's; registering it, the sensor's and `fine-tune`'s.
+Whether a version has landed is decided in neuron_ops/store/raw_datasets; the sensor and `fine-tune` register it.
 """
 
 from click import ClickException
@@ -21,7 +21,7 @@ class UnknownDatasetVersion(ClickException):
 
 
 class DatasetVersions(DynamicPartitionsDefinition):
-    """Dynamic partitions whose unknown keys say what to do; in all else Dagster's own."""
+    """Dagster's dynamic partitions, with an error for an unknown key that says how to register it."""
 
     def validate_partition_key(self, partition_key: str, context: PartitionLoadingContext) -> None:
         """Raises UnknownDatasetVersion for a key that is not registered."""

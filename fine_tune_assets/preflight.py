@@ -1,6 +1,6 @@
-"""The plan of a run, shown and obeyed before an accelerator is booked: the same one that `fine-tune plan` prints.
+"""Shows the plan of a run, which `fine-tune plan` prints too, and stops a no-go before an accelerator is booked.
 
-What is planned and why it is a no-go belong to neuron_ops/planning; what a cluster lacks, to kubernetes/preflight.
+The plan and its verdict belong to neuron_ops/planning; what a cluster lacks belongs to kubernetes/preflight.
 """
 
 from typing import TYPE_CHECKING
@@ -16,29 +16,29 @@ if TYPE_CHECKING:
 
 
 def show_and_require_go(context: AssetExecutionContext, step: Step, lineage: Lineage) -> None:
-    """Show the plan with the asset, and end here where it is a no-go.
+    """Show the plan with the asset, and stop if it is a no-go.
 
     Raises:
-        InvalidInput: something stands in the way of this step or of a later one.
+        InvalidInput: the plan is a no-go: this step or a later one would fail.
     """
-    from neuron_ops.planning.forecast import make_forecast  # 25 CPU ms: only who books an accelerator pays it
+    from neuron_ops.planning.forecast import make_forecast  # 25 CPU ms: only a step with an accelerator pays it
     from neuron_ops.planning.report import to_markdown
 
     forecast = make_forecast(lineage, read_rows=False)
     shown = {"plan": MetadataValue.md(to_markdown(forecast))}
-    # Now, as an observation, for whoever watches the run; and with the materialization, for whoever looks later.
+    # As an observation now, for people who watch the run, and with the materialization, for people who look later.
     context.log_event(AssetObservation(step.artifact, partition=context.partition_key, metadata=shown))
     context.add_asset_metadata(shown, partition_key=context.partition_key)
     _obey(forecast)
 
 
 def require_go(lineage: Lineage) -> None:
-    """End here where the plan is a no-go, without an asset to show it with: before there is a pod.
+    """Stop if the plan is a no-go, before there is a pod and therefore without showing the plan.
 
     Raises:
-        InvalidInput: something stands in the way of this run.
+        InvalidInput: the plan is a no-go.
     """
-    from neuron_ops.planning.forecast import make_forecast  # 25 CPU ms: only who books an accelerator pays it
+    from neuron_ops.planning.forecast import make_forecast  # 25 CPU ms: only a step with an accelerator pays it
 
     _obey(make_forecast(lineage, read_rows=False))
 

@@ -1,4 +1,4 @@
-"""The one resource: which recipe, with which overrides, on which store. Its fields are what the launchpad shows.
+"""The one resource: which recipe, with which overrides, on which store. The launchpad shows its fields.
 
 Reading the defaults from the environment belongs to settings, finding artifacts to neuron_ops/steps/addresses.
 """
@@ -25,7 +25,7 @@ class FineTuning:
     store: str
     raw: str
     deployment: Deployment = "local"
-    """Whether this process runs in a pod; no field of the launchpad, as a run cannot choose it."""
+    """Whether this process runs in a pod. It is not a field of the launchpad, because a run cannot choose it."""
 
     def load_recipe(self) -> Recipe:
         """The recipe with the overrides applied; InvalidInput says what is wrong with them."""
@@ -43,7 +43,7 @@ class FineTuning:
 def fine_tuning(settings: Settings) -> ResourceDefinition:
     """FineTuning with a default for every field, so that a run's configuration names only what it changes.
 
-    A ConfigurableResource has one default for all its fields together: whoever overrides one must repeat the others.
+    A ConfigurableResource has one default for all fields together: a run that overrides one must repeat the others.
     """
     fields = {
         "recipe": Field(

@@ -1,6 +1,6 @@
-"""What starts a run without a person: a dataset version that lands.
+"""The sensor that starts a run when a dataset version lands.
 
-What it starts belongs to jobs. What deletes the pods of finished runs is kubernetes/janitor.
+The job that it starts belongs to jobs; the sensor that deletes the pods of finished runs, to kubernetes/janitor.
 """
 
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ from neuron_ops.steps.table import RAW_DATASET
 from neuron_ops.store.raw_datasets import MARKERS, RawDatasets, check_version
 
 MAX_NEW_PER_TICK = 20
-"""A tick has a minute, and each new version's rows are read once for their digest; the rest waits for the next."""
+"""A tick has a minute and reads each new version's rows once for their digest; the others wait for the next tick."""
 
 
 @sensor(
@@ -55,7 +55,7 @@ def new_dataset_version(
 
 
 def delivery(raw: RawDatasets, version: str, digest: str) -> AssetMaterialization:
-    """The event by which Dagster knows that a dataset version exists, the root of its lineage."""
+    """The event that tells Dagster that a dataset version exists; it is the root of the version's lineage."""
     return AssetMaterialization(
         RAW_DATASET,
         partition=version,
@@ -65,7 +65,7 @@ def delivery(raw: RawDatasets, version: str, digest: str) -> AssetMaterializatio
 
 
 def _find_landed(raw: RawDatasets, known: set[str]) -> tuple[dict[str, str], list[str]]:
-    """New versions with their digests, and why other folders are none."""
+    """New versions with their digests, and why other folders do not count as versions."""
     landed: dict[str, str] = {}
     problems: list[str] = []
     waiting: list[str] = []

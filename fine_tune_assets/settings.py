@@ -1,5 +1,6 @@
-"""Which recipe and which store a process uses unless it is told otherwise: the Dagster side's only look at the
-environment."""
+"""The default recipe, store and deployment of a process, from environment variables.
+
+No other module of the Dagster side reads the environment."""
 
 import os
 from dataclasses import dataclass
@@ -30,13 +31,13 @@ class Settings:
     pods: str | None = None
     """FINE_TUNE_PODS: the team's settings of these pods, or a file that holds them; None means their defaults."""
     pod: str | None = None
-    """FINE_TUNE_OWN_POD: NAMESPACE/NAME of the pod that this process runs in; None: as Kubernetes tells containers."""
+    """FINE_TUNE_OWN_POD: NAMESPACE/NAME of the pod that this process runs in; None: as found in the pod."""
     kubeconfig: str | None = None
-    """KUBECONFIG: how to reach Kubernetes from outside; None: as from a pod."""
+    """KUBECONFIG: file that says how to reach the cluster; None: the pod's service account, else ~/.kube/config."""
 
 
 def read_settings() -> Settings:
-    """The environment, with defaults that need nothing: everything below ./.fine_tune."""
+    """The settings from the environment; by default everything lies below ./.fine_tune."""
     store = os.environ.get("FINE_TUNE_STORE") or str(Path.cwd() / ".fine_tune" / "artifacts")
     return Settings(
         recipe=os.environ.get("FINE_TUNE_RECIPE") or DEFAULT_RECIPE,

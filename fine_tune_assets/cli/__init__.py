@@ -1,1 +1,1 @@
-"""`fine-tune …`: what people type beside Dagster's own commands; one module for each command or group of them."""
+"""The `fine-tune` commands, used beside Dagster's own; one module for each command or group of commands."""

@@ -1,7 +1,7 @@
-"""From AWS's Llama 3 sample for Trainium on EKS to a recipe: its filled-in `generate-jobspec.sh` is read, never run.
+"""Makes a recipe from AWS's Llama 3 sample for Trainium on EKS: reads its `generate-jobspec.sh`, and never runs it.
 
-What a variable means for a recipe belongs here; the command and what it says about the sample's defects belong to
-import_seed_cli. The numbers that the sample writes into its templates and programs are those of a shipped recipe.
+What a variable means for a recipe belongs here; the command and its report on the sample's defects belong to
+import_aws_sample. The numbers that the sample writes into its templates and programs are those of a shipped recipe.
 """
 
 import re
@@ -23,10 +23,10 @@ COMMITS = {
     "meta-llama/Meta-Llama-3-8B-Instruct": "8afb486c1db24fe5011ec46dfbe5b5dccdb575c2",
     "NousResearch/Meta-Llama-3.1-8B": "1f47e50cdbe801ad8a5174156ec3a0655108fb9f",
 }
-"""Commits of the models that the sample names in one of its versions; it pins none itself."""
+"""Commits of the models that the sample names in one of its versions; the sample itself pins none."""
 
 PAD_TOKENS = {"3.1": "<|finetune_right_pad_id|>", "3": "<|reserved_special_token_0|>"}
-"""A token of each generation's vocabulary that nothing else uses; the published tokenizers name none for padding."""
+"""A token of each generation's vocabulary that nothing else uses; the published tokenizers have no padding token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ def import_script(path: Path, revision: str | None = None) -> Import:
     """Read the script and make the recipe that trains what it meant to train.
 
     Raises:
-        InvalidInput: no such file, a variable that is missing or unusable, or a world that does not work out.
+        InvalidInput: the file or a variable is missing or unusable, or the parallel sizes do not fit the instance.
     """
     variables = read_variables(path)
     script = _Script(path, variables)
@@ -52,15 +52,15 @@ def import_script(path: Path, revision: str | None = None) -> Import:
     try:
         layout(recipe)
     except InvalidInput as error:
-        raise InvalidInput(f"{path}: INSTANCE_TYPE, TP_SIZE and PP_SIZE do not work out. {error}") from None
+        raise InvalidInput(f"{path}: INSTANCE_TYPE, TP_SIZE and PP_SIZE do not fit together. {error}") from None
     return Import(recipe, variables)
 
 
 def read_variables(path: Path) -> dict[str, str | None]:
-    """Every `export NAME=value`; None for a value that only running the script could tell.
+    """Every `export NAME=value`; None for a value that only running the script would give.
 
     Raises:
-        InvalidInput: the file is missing, no text, or no shell.
+        InvalidInput: the file is missing, is not text, or is not shell.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -79,13 +79,13 @@ def _assignments(line: str, where: str) -> list[tuple[str, str]]:
     try:
         words = shlex.split(line, comments=True)
     except ValueError as error:
-        raise InvalidInput(f"{where} is no shell that can be read ({error}): {line.strip()[:60]!r}.") from None
+        raise InvalidInput(f"{where} cannot be read as shell ({error}): {line.strip()[:60]!r}.") from None
     pairs = (word.partition("=") for word in words if re.match(r"[A-Za-z_]\w*=", word))
     return [(name, value) for name, _, value in pairs]
 
 
 def _expand(value: str, known: Mapping[str, str | None]) -> str | None:
-    """The value with the variables before it filled in; None where only a shell could tell it."""
+    """The value with earlier variables filled in; None if only a shell could compute it."""
     if "`" in value or re.search(r"\$(?!\w|\{\w+\})", value):  # a command, a default such as ${NAME:-x}, $?
         return None
     parts: list[str] = []
@@ -106,14 +106,14 @@ class _Script:
         value = self.variables.get(name, "")
         if value is None:
             raise InvalidInput(
-                f"{self.path}: {name} is computed by the script, and nothing is run here. Write its value into it."
+                f"{self.path}: {name} is computed by the script, which is not run. Write its value into the script."
             )
         if not value or value.startswith("<"):
             raise InvalidInput(f"{self.path}: {name} has no value. Fill it in: export {name}=…")
         return value
 
     def value(self, name: str, field: str, convert: Callable[[str], object]) -> object:
-        """The variable as the recipe's field, tried in the shipped recipe on its own so that an error names it."""
+        """The variable as the recipe's field, validated alone in the shipped recipe so that an error names it."""
         text = self.text(name)
         try:
             value = convert(text)
@@ -145,7 +145,9 @@ def _base_model(script: _Script, revision: str | None) -> dict[str, object]:
     repository = script.text("MODEL_ID")
     generation = re.search(r"Llama-3(?:\.\d)?(?![.\d])", repository, flags=re.IGNORECASE)
     if generation is None:
-        raise InvalidInput(f"{script.path}: MODEL_ID={repository!r} is no Llama 3 model; only those can be imported.")
+        raise InvalidInput(
+            f"{script.path}: MODEL_ID={repository!r} is not a Llama 3 model. Only those can be imported."
+        )
     commit = revision or COMMITS.get(repository, "")
     if not re.fullmatch(r"[0-9a-f]{40}", commit):
         raise InvalidInput(
@@ -162,6 +164,6 @@ def _base_model(script: _Script, revision: str | None) -> dict[str, object]:
 
 
 def _warmup(steps: object) -> int:
-    """The 100 steps of the sample's templates, or fewer where all the training is hardly longer."""
+    """The 100 steps of the sample's templates, or a tenth of the training if that is less."""
     assert isinstance(steps, int), "FIELDS makes one"
     return min(load_recipe(TEMPLATE).training.warmup_steps, steps // 10)

@@ -1,6 +1,6 @@
-"""`fine-tune import-aws-sample`: the recipe of AWS's Llama 3 sample, and in plain lines what became of its defects.
+"""`fine-tune import-aws-sample`: prints a recipe made from AWS's Llama 3 sample, and reports what it corrected.
 
-Reading the script belongs to import_aws_sample.
+Reading the script belongs to aws_sample.
 """
 
 from collections.abc import Iterator, Mapping
@@ -27,7 +27,7 @@ ADDRESSED = (
 """Folders that people had to keep apart by hand."""
 
 DEPLOYED = ("AWS_REGION", "ACCOUNT", "REGISTRY", "IMAGE", "TAG", "IMAGE_URI", "NAMESPACE", "FSX_CLAIM")
-"""Settings of a cluster, which are in deployments/ and in no recipe."""
+"""Settings of a cluster, which belong to deployments/ and not to a recipe."""
 
 
 @click.command("import-aws-sample")
@@ -37,7 +37,8 @@ DEPLOYED = ("AWS_REGION", "ACCOUNT", "REGISTRY", "IMAGE", "TAG", "IMAGE_URI", "N
 def import_aws_sample(script: Path, out: Path | None, revision: str | None) -> None:
     """Turn the filled-in generate-jobspec.sh of AWS's Llama 3 sample for Trainium into a recipe.
 
-    SCRIPT is read, not run. What the recipe keeps, what it mends and what is left to do is said line by line.
+    SCRIPT is read, not run. The command prints, line by line, what the recipe keeps, what it corrects and what is left
+    to do.
     """
     if out is not None:
         _check(out)
@@ -54,11 +55,11 @@ def import_aws_sample(script: Path, out: Path | None, revision: str | None) -> N
 
 def _check(out: Path) -> None:
     if out.suffix not in (".yaml", ".yml"):
-        raise InvalidInput(f"--out {str(out)!r} is no recipe file: its name must end in .yaml.")
+        raise InvalidInput(f"--out {str(out)!r} is not a recipe file: its name must end in .yaml.")
     if out.exists():
         raise InvalidInput(f"--out {str(out)!r} exists already. Remove it or give another name.")
     if not out.parent.is_dir():
-        raise InvalidInput(f"--out {str(out)!r} cannot be written: {str(out.parent)!r} is no folder.")
+        raise InvalidInput(f"--out {str(out)!r} cannot be written: {str(out.parent)!r} is not a folder.")
 
 
 def _write(out: Path, text: str) -> None:
@@ -74,7 +75,7 @@ def _as_yaml(recipe: Recipe) -> str:
 
 
 def report(made: Import) -> Iterator[tuple[str, str]]:
-    """What was kept, fixed, and is left to do, one sentence each."""
+    """What was kept, what was fixed and what is left to do, one sentence each."""
     yield from (("kept", sentence) for sentence in _kept(made.recipe, made.variables))
     yield from (("fixed", sentence) for sentence in _fixed(made.recipe, made.variables))
     yield from (("to do", sentence) for sentence in _to_do(made.variables))
@@ -105,11 +106,11 @@ def _fixed(recipe: Recipe, variables: Mapping[str, str | None]) -> Iterator[str]
             "lower graph.gradient_accumulation_steps to come closer to it."
         )
     yield from _derived(recipe, variables)
-    yield "Rows are tokenized once, on a CPU node; the sample's stage of that name tokenized nothing, on 16 chips."
+    yield "Rows are tokenized once, on a CPU node; the sample's tokenize stage held 16 chips and tokenized nothing."
     yield r"Prompts use the chat template; the sample's held a literal \n and were tested with another template."
-    yield "Padding has a token of its own and answers end with one that is learned; the sample masked every end."
+    yield "Padding has its own token, and the model learns the token that ends answers; the sample masked every end."
     yield "The loss counts answers only, and held-out rows judge the model; the sample had neither."
-    yield "A restart goes on from the last checkpoint; the sample's failed on one, up to 100 times."
+    yield "A restart resumes from the last checkpoint; the sample's restarts failed on it, up to 100 times."
     yield "Merging and consolidation need no accelerator and fail loudly; the sample could publish the bare base model."
     if recipe.training.warmup_steps != load_recipe(TEMPLATE).training.warmup_steps:
         yield f"Warm-up is {recipe.training.warmup_steps} steps: the template's 100 would be most of the training."
@@ -122,7 +123,8 @@ def _derived(recipe: Recipe, variables: Mapping[str, str | None]) -> Iterator[st
     machine = BACKEND.instance(recipe.hardware)
     for name, right in (("NEURON_PER_NODE", machine.devices), ("EFA_PER_NODE", machine.efa)):
         if variables.get(name, str(right)) != str(right):
-            yield f"{name}={variables[name]} was wrong: {recipe.hardware.instance_type} has {right}, and it is derived."
+            has = f"{recipe.hardware.instance_type} has {right}"
+            yield f"{name}={variables[name]} was wrong: {has}, and the number is now derived."
 
 
 def _to_do(variables: Mapping[str, str | None]) -> Iterator[str]:
@@ -133,9 +135,9 @@ def _to_do(variables: Mapping[str, str | None]) -> Iterator[str]:
         )
     token = variables.get("HF_ACCESS_TOKEN") or ""
     if token and not token.startswith("<"):
-        yield "HF_ACCESS_TOKEN stood in the script: revoke it, and put a new one into the Secret hugging-face."
+        yield "HF_ACCESS_TOKEN was written in the script: revoke it, and put a new one into the Secret hugging-face."
     if given := [name for name in DEPLOYED if name in variables]:
-        yield f"{_and(given)} {_are(given)} the cluster's: docs/from-the-sample.md says where each went."
+        yield f"{_and(given)} {_are(given)} set for the cluster: docs/from-the-sample.md says where."
 
 
 def _and(names: tuple[str, ...] | list[str]) -> str:

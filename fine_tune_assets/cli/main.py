@@ -1,7 +1,7 @@
-"""`fine-tune …`: what people type beside Dagster's own commands.
+"""The `fine-tune` command: its groups, and how its errors end.
 
 Each command imports what it needs when it runs: `fine-tune --help` answers in 170 CPU ms instead of 750, without
-Dagster and numpy, and none needs torch.
+Dagster and numpy, and no command needs torch.
 """
 
 import errno
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 A_USER_S_TO_CORRECT = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG)
-"""What the system says of a file that somebody named or protected."""
+"""System errors about a file that the user can correct, by its name or its permissions."""
 
 
 class _Group(click.Group):
@@ -46,7 +46,8 @@ class _Group(click.Group):
             if error.errno not in A_USER_S_TO_CORRECT:
                 raise
             click.echo(
-                f"Error: {error.filename} cannot be used: {error.strerror}. Correct that, or name another.", err=True
+                f"Error: {error.filename} cannot be used: {error.strerror}. Correct that or name another file.",
+                err=True,
             )
             sys.exit(InvalidInput.exit_code)
 
@@ -66,10 +67,10 @@ def _instance() -> "DagsterInstance":
         )
     home = Path(settings.dagster_home)
     if not home.is_absolute():
-        raise InvalidInput(f"DAGSTER_HOME is {str(home)!r}, but Dagster wants an absolute path.")
+        raise InvalidInput(f"DAGSTER_HOME is {str(home)!r}, but Dagster needs an absolute path.")
     try:
         home.mkdir(parents=True, exist_ok=True)
-        if not (home / "dagster.yaml").exists():  # where Kubernetes mounts it, it cannot be written
+        if not (home / "dagster.yaml").exists():  # a file that Kubernetes mounts cannot be written
             (home / "dagster.yaml").touch()  # an empty one is the default instance; without it each command warns
     except OSError as error:
         raise InvalidInput(f"DAGSTER_HOME {str(home)!r} cannot be used as a folder: {error.strerror}.") from error
@@ -92,7 +93,7 @@ def partitions_add(versions: tuple[str, ...]) -> None:
     from fine_tune_assets.sensors import delivery
 
     raw = RawDatasets(read_settings().raw)
-    digests = {version: raw.digest(version) for version in versions}  # all valid, or none is added
+    digests = {version: raw.digest(version) for version in versions}  # all are valid, or none is added
     instance = _instance()
     known = set(instance.get_dynamic_partitions(PARTITIONS_NAME))
     if again := sorted(known & set(versions)):
@@ -105,7 +106,7 @@ def partitions_add(versions: tuple[str, ...]) -> None:
 
 @partitions.command("list")
 def partitions_list() -> None:
-    """Registered dataset versions, one a line."""
+    """List the registered dataset versions, one per line."""
     from fine_tune_assets.partitions import PARTITIONS_NAME  # Dagster: 440 CPU ms
 
     for key in sorted(_instance().get_dynamic_partitions(PARTITIONS_NAME)):
@@ -135,23 +136,23 @@ def partitions_remove(versions: tuple[str, ...]) -> None:
 
 @main.group()
 def dataset() -> None:
-    """Raw datasets: delivering one, and which have landed."""
+    """Deliver raw datasets, and list those that have landed."""
 
 
 @dataset.command("add")
 @click.argument("version")
 @click.argument("folder")
 def dataset_add(version: str, folder: str) -> None:
-    """Deliver FOLDER's .jsonl and .parquet files as dataset version VERSION, its marker last.
+    """Deliver FOLDER's .jsonl and .parquet files as dataset version VERSION, and write its marker last.
 
-    Rows that a delivery without a marker left under that name are removed.
+    Rows that an unfinished delivery, one without a marker, left under that name are removed.
 
     package:demo/raw/demo-v1 is the dataset that comes with this package.
     """
     raw = RawDatasets(read_settings().raw)
     source = package_path(folder) or Path(folder)
     if not source.is_dir():
-        raise InvalidInput(f"{folder!r} is no folder. Give the folder that holds the rows.")
+        raise InvalidInput(f"{folder!r} is not a folder. Give the folder that holds the rows.")
     if stale := raw.land(version, source):
         click.echo(f"removed what an unfinished delivery of {version} had left: {', '.join(sorted(stale))}")
     click.echo(f"{version} landed in {raw.url}/{version}")
@@ -159,7 +160,7 @@ def dataset_add(version: str, folder: str) -> None:
 
 @dataset.command("list")
 def dataset_list() -> None:
-    """Dataset versions that have landed, one a line."""
+    """List the dataset versions that have landed, one per line."""
     raw = RawDatasets(read_settings().raw)
     for name in raw.names():
         if raw.has_landed(name):
@@ -168,12 +169,12 @@ def dataset_list() -> None:
 
 @main.group()
 def recipe() -> None:
-    """Recipes: which there are, what one says, and the schema for editors."""
+    """List and show recipes, and print their schema for editors."""
 
 
 @recipe.command("list")
 def recipe_list() -> None:
-    """Names of the shipped recipes."""
+    """List the names of the shipped recipes."""
     for name in shipped_recipes():
         click.echo(name)
 
@@ -181,7 +182,7 @@ def recipe_list() -> None:
 @recipe.command("show")
 @with_recipe
 def recipe_show(recipe: str | None, pairs: tuple[str, ...]) -> None:
-    """A recipe with every default spelled out and the overrides applied, as YAML."""
+    """Print a recipe with every default spelled out and the overrides applied, as YAML."""
     import yaml
 
     click.echo(yaml.safe_dump(chosen_recipe(recipe, pairs).model_dump(mode="json"), sort_keys=False).rstrip())
@@ -189,7 +190,7 @@ def recipe_show(recipe: str | None, pairs: tuple[str, ...]) -> None:
 
 @recipe.command("schema")
 def recipe_schema() -> None:
-    """JSON schema of a recipe, for editors: every field with its documentation, unit and default."""
+    """Print the JSON schema of a recipe, for editors: every field with its documentation, unit and default."""
     click.echo(json.dumps(build_schema(), indent=2))
 
 
@@ -197,7 +198,7 @@ def recipe_schema() -> None:
 @click.argument("version")
 @with_recipe
 def report(version: str, recipe: str | None, pairs: tuple[str, ...]) -> None:
-    """The verdict on the model that was fine-tuned on dataset version VERSION."""
+    """Print the verdict on the model that was fine-tuned on dataset version VERSION."""
     lineage = chosen_lineage(recipe, pairs, version)
     lineage.raw.digest(version)
     evaluation, merged = lineage.require("evaluation"), lineage.require("merged_model")

@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 def plan(
     version: str, recipe: str | None, pairs: tuple[str, ...], deployment: Deployment | None, as_json: bool
 ) -> None:
-    """What fine-tuning on dataset version VERSION would do, need, take and cost, and what is finished already.
+    """Print what fine-tuning on dataset version VERSION would do, need, take and cost, and what is finished already.
 
-    Starts nothing. Ends with 0 for go, and with 2 when something stands in the way; problems come first.
+    Starts nothing. The exit code is 0 for go and 2 for no-go; problems are listed first.
     """
     from neuron_ops.planning.forecast import make_forecast  # 25 CPU ms: only this command pays it
     from neuron_ops.planning.report import to_json, to_text
@@ -49,7 +49,7 @@ def plan(
 
 
 def _with_pods(forecast: "Forecast", recipe: Recipe) -> "Forecast":
-    """The forecast with what would fail in Kubernetes; what both find is said once."""
+    """The forecast with what would fail in Kubernetes; a problem that both find is listed once."""
     from fine_tune_assets.kubernetes.preflight import preflight  # Dagster: 440 CPU ms
 
     said = {problem.text for problem in forecast.problems}

@@ -1,6 +1,6 @@
-"""`fine-tune pods` and `fine-tune janitor`: what the Kubernetes deployment would create, and what it left behind.
+"""`fine-tune pods` prints the pods that the Kubernetes deployment would create; `fine-tune janitor` deletes old ones.
 
-What is in a pod belongs to kubernetes/pods, what is deleted to kubernetes/janitor.
+The content of a pod belongs to kubernetes/pods, the choice of what to delete to kubernetes/janitor.
 """
 
 import click
@@ -14,11 +14,11 @@ from neuron_ops.steps.table import BY_ARTIFACT, STEPS
 @click.command()
 @click.argument("asset", required=False)
 @with_recipe
-@click.option("--finished", is_flag=True, help="The pod that only finds its artifact there.")
+@click.option("--finished", is_flag=True, help="The pod of an asset whose artifact exists already.")
 def pods(asset: str | None, recipe: str | None, pairs: tuple[str, ...], finished: bool) -> None:
     """Print the pod of ASSET, or of every asset, as YAML for dagster_k8s. Needs no cluster.
 
-    Refuses what would fail there: settings in FINE_TUNE_PODS, the store.
+    Refuses settings in FINE_TUNE_PODS and a store that would fail in the cluster.
     """
     import yaml
 
@@ -27,7 +27,7 @@ def pods(asset: str | None, recipe: str | None, pairs: tuple[str, ...], finished
     from fine_tune_assets.kubernetes.pods.settings import load_pods
 
     if asset is not None and asset not in BY_ARTIFACT:
-        raise InvalidInput(f"There is no asset {asset!r}. There are {', '.join(BY_ARTIFACT)}.")
+        raise InvalidInput(f"{asset!r} is not an asset. The assets are {', '.join(BY_ARTIFACT)}.")
     settings = read_settings()
     team = load_pods(settings.pods)
     check_store(settings.store, team)
@@ -43,7 +43,9 @@ def janitor(dry_run: bool) -> None:
     """Delete the Kubernetes Jobs that finished runs left behind, with their pods. The sensor does the same."""
     settings = read_settings()
     if settings.dagster_home is None:
-        raise InvalidInput("DAGSTER_HOME is not set, so nobody knows which runs are over. Set it to the instance's.")
+        raise InvalidInput(
+            "DAGSTER_HOME is not set, so it is unknown which runs have ended. Set it to the folder of the instance."
+        )
 
     from dagster import DagsterInstance
 
@@ -60,7 +62,7 @@ def janitor(dry_run: bool) -> None:
 
 
 def _plain_dumper() -> type:
-    """Without anchors: the same dictionary stands in several places."""
+    """A YAML dumper without anchors, because the same dictionary appears in several places."""
     import yaml
 
     class Plain(yaml.SafeDumper):

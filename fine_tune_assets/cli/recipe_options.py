@@ -15,7 +15,7 @@ Command = Callable[..., None]
 
 
 def with_recipe(command: Command) -> Command:
-    """The two options, as `recipe` and `pairs`."""
+    """Add the two options to a command, which gets them as `recipe` and `pairs`."""
     command = click.option("--set", "pairs", multiple=True, metavar="FIELD=VALUE", help="Override a recipe field.")(
         command
     )
@@ -28,7 +28,7 @@ def chosen_recipe(name: str | None, pairs: tuple[str, ...]) -> Recipe:
 
 
 def chosen_lineage(recipe: str | None, pairs: tuple[str, ...], version: str) -> Lineage:
-    """That recipe for one dataset version, on the store of the environment."""
+    """The chosen recipe for one dataset version, on the store that the environment names."""
     settings = read_settings()
     return Lineage(
         chosen_recipe(recipe, pairs), ArtifactStore(settings.store), RawDatasets(settings.raw), check_version(version)

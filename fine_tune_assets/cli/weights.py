@@ -28,7 +28,7 @@ def _local(context: click.Context, parameter: click.Parameter, path: Path) -> Pa
     """Refuse a URL, which would become a folder of that name."""
     if re.match(r"[a-z][a-z0-9+]+:/", str(path)):
         raise InvalidInput(
-            f"{path} is no local folder. In a store on S3 the assets consolidated_weights and merged_model do this."
+            f"{path} is not a local folder. In a store on S3 the assets consolidated_weights and merged_model do this."
         )
     return path
 
@@ -59,7 +59,7 @@ def _number(context: click.Context, parameter: click.Parameter, value: float) ->
     default="equal",
     show_default=True,
     type=click.Choice(["equal", "first"]),
-    help="A full model's tensors whose copies differ between ranks: refuse them, or take the first rank's.",
+    help="What to do with tensors of a full model whose copies differ: refuse them, or take the first rank's copy.",
 )
 @click.option("--dry-run", is_flag=True, help="Check everything and say what would be written; write nothing.")
 def consolidate(
@@ -118,14 +118,14 @@ def consolidate(
 def merge(base: Path, out: Path, adapters: tuple[str, ...], dry_run: bool) -> None:
     """Merge adapters into the model folder BASE and write the new folder OUT.
 
-    The result is read again and proven: exactly the targeted tensors differ, every other byte is the base's.
+    The result is read again and proven: exactly the targeted tensors differ, and every other byte equals the base's.
     """
     clean_up_on_signals()
     _keep_blas_single()
     from neuron_ops.weights.merging import merge_adapters  # numpy, after the line above: 100 CPU ms
 
     if out.resolve().is_relative_to(base.resolve()):
-        raise InvalidInput(f"{out} lies within the base {base}, which is not changed. Name a folder elsewhere.")
+        raise InvalidInput(f"{out} is inside the base model's folder {base}, which must not change. Name another one.")
     weighted = [_weighted(text) for text in adapters]
     if dry_run:
         _tell_merge("would write", out, merge_adapters(base, weighted, out, dry_run=True), weighted)
@@ -140,7 +140,7 @@ def merge(base: Path, out: Path, adapters: tuple[str, ...], dry_run: bool) -> No
 
 
 def _merge_and_prove(base: Path, adapters: "list[WeightedAdapter]", out: Path) -> "tuple[MergeReport, MergeProof]":
-    """The folder gets its name when all is done, so one that is there was proven and has its card."""
+    """Merge, prove and write the card. The folder gets its name last, so an existing one is proven and has a card."""
     # numpy, as above: 100 CPU ms that no other command should pay
     from neuron_ops.weights.folders import new_folder
     from neuron_ops.weights.merge_card import write_merge_card
@@ -169,12 +169,12 @@ def _tell_merge(verb: str, out: Path, report: "MergeReport", adapters: "list[Wei
     )
     for adapter in adapters:
         named = read_adapter_config(adapter.path / "adapter_config.json").get("base_model_name_or_path")
-        # Only a person can tell whether a folder is that model: equal shapes are all that can be compared here.
+        # Only a person can tell whether the base is that model: here only shapes can be compared.
         click.echo(f"{adapter.path} says that it was trained on {named or 'a base that it does not name'}")
 
 
 def clean_up_on_signals() -> None:
-    """A program that is told to end removes what it has half written, as after Ctrl-C."""
+    """Let SIGTERM and SIGHUP end the program as Ctrl-C does, so that it removes what it has half written."""
 
     def unwind(number: int, frame: object) -> None:
         sys.exit(128 + number)
@@ -184,8 +184,8 @@ def clean_up_on_signals() -> None:
 
 
 def _keep_blas_single() -> None:
-    """One thread for numpy's BLAS, which reads this when numpy is imported: a merge's blocks are small, and more
-    threads would only spin beside them."""
+    """Give numpy's BLAS one thread; it reads this when numpy is imported. A merge's blocks are small, and more threads
+    would only spin."""
     os.putenv("OPENBLAS_NUM_THREADS", "1")
 
 
@@ -199,7 +199,7 @@ def _weighted(text: str) -> "WeightedAdapter":
         return WeightedAdapter(Path(folder), float(weight))
     except ValueError:
         raise InvalidInput(
-            f"--adapter {text!r}: {weight!r} is no number. Write FOLDER=WEIGHT, such as a/=0.5."
+            f"--adapter {text!r}: {weight!r} is not a number. Write FOLDER=WEIGHT, such as a/=0.5."
         ) from None
 
 

@@ -1,7 +1,8 @@
-"""The Kubernetes deployment: each asset's pod (pods), and an executor that sees what becomes of it (diagnosis).
+"""The Kubernetes deployment: every asset runs in its own pod.
 
-Which settings go together, what a cluster lacks, and what a run left behind lie flat; one asset's pods on several nodes
-are multi_node's, and every request goes through api.
+pods configures an asset's pod, executor starts it, diagnosis says what happened to it, multi_node runs one asset on
+several nodes, and every request goes through api. Beside them, deployment checks which settings go together, preflight
+finds what a cluster lacks, and janitor deletes what a run left behind.
 
-Nothing here is imported by the local deployment, and the Kubernetes client only by a process that talks to a cluster.
+The local deployment imports nothing of this package, and only a process that talks to a cluster imports the client.
 """

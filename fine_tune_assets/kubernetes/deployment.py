@@ -1,7 +1,7 @@
-"""Which combinations of settings can work when every asset runs in a pod of its own.
+"""Refuses combinations of settings that cannot work when every asset runs in its own pod.
 
-What is known at load is checked there (settings, and dagster.yaml where there is one); the instance itself when a run
-starts. Nothing heavy is imported.
+Settings, and dagster.yaml if there is one, are checked when the code location loads; the instance itself is checked
+when a run starts. Nothing heavy is imported.
 """
 
 from pathlib import Path
@@ -30,7 +30,7 @@ def check_store(store: str, pods: Pods) -> None:
     """Refuse a store that other pods do not see.
 
     Raises:
-        InvalidInput: it is a folder that is on no volume of every pod.
+        InvalidInput: the store is a folder outside the volumes that every pod mounts.
     """
     if "://" in store or any(Path(store).is_relative_to(mount) for mount in pods.mounts()):
         return
@@ -44,14 +44,14 @@ def check_instance(instance: DagsterInstance) -> None:
     """Refuse a Dagster instance on which step pods cannot work.
 
     Raises:
-        InvalidInput: it launches runs otherwise than as Kubernetes Jobs, or keeps events where pods cannot reach them.
+        InvalidInput: it does not launch runs as Kubernetes Jobs, or keeps events where pods cannot reach them.
     """
-    from dagster_k8s import K8sRunLauncher  # 1.1 CPU seconds; only a run's own process comes here
+    from dagster_k8s import K8sRunLauncher  # 1.1 CPU seconds; only a run's own process calls this
 
     if not isinstance(instance.run_launcher, K8sRunLauncher):
         raise _wrong_launcher(type(instance.run_launcher).__name__)
     storage = type(instance.event_log_storage)
-    if storage.__module__.startswith("dagster._core."):  # SQLite and memory; servers come as packages of their own
+    if storage.__module__.startswith("dagster._core."):  # SQLite and memory; servers have their own packages
         raise _wrong_storage(storage.__name__)
 
 
@@ -59,11 +59,11 @@ def _check_file(path: Path) -> None:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except FileNotFoundError:
-        return  # a step's pod has none: it gets the instance by other ways
+        return  # a step's pod has no such file: it gets the instance in other ways
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
         raise InvalidInput(f"{path} cannot be read as YAML: {' '.join(str(error).split())}.") from error
     launcher = content.get("run_launcher") or {}
-    # A launcher of the team's own may well inherit from K8sRunLauncher; that is seen when a run starts.
+    # A team's own launcher may inherit from K8sRunLauncher; check_instance sees that when a run starts.
     if not launcher or (_is_dagsters(launcher) and launcher.get("class") != "K8sRunLauncher"):
         raise _wrong_launcher(launcher.get("class", "DefaultRunLauncher"))
     if "sqlite" in (content.get("storage") or {"sqlite": None} if "event_log_storage" not in content else {}):

@@ -1,7 +1,7 @@
-"""Finds what a run left in the cluster, and deletes it.
+"""Finds the pods that finished runs left in the cluster, and deletes them.
 
-A run deletes its own pods, or Kubernetes does when the run's pod goes. What is left after a power cut of both, or of a
-cancel while nobody ran the run, would hold its accelerators until its deadline.
+A run deletes its own pods, or Kubernetes does when the run's pod is deleted. Pods that are left because both failed, or
+because a run was cancelled while no process executed it, would hold their accelerators until their deadline.
 """
 
 from collections.abc import Iterable
@@ -28,25 +28,25 @@ EVERY_SECONDS = 300
 
 
 def orphans(instance: DagsterInstance, run_ids: Iterable[str]) -> set[str]:
-    """Those of the runs that are over. Runs that this instance does not know may be another one's."""
+    """The runs that have ended. Runs that this instance does not know may belong to another one and are left out."""
     wanted = sorted(set(run_ids))
     runs = instance.get_runs(RunsFilter(run_ids=wanted)) if wanted else []
     return {run.run_id for run in runs if run.is_finished}
 
 
 def sweep(instance: DagsterInstance, namespace: str | None, *, dry_run: bool = False) -> list[str]:
-    """Delete the unfinished Jobs of finished runs; their names.
+    """Delete the unfinished Jobs of finished runs, and return their names.
 
     Raises:
         InvalidInput: the instance does not launch on Kubernetes, or the cluster refuses.
         Unavailable: the cluster does not answer.
     """
     check_instance(instance)
-    from kubernetes.client import ApiClient  # 300 CPU ms: for the sensor's own process, not for who only loads the code
+    from kubernetes.client import ApiClient  # 300 CPU ms, which only the process of the sensor pays
 
     from fine_tune_assets.kubernetes.api.client import Client
 
-    # Making the launcher has told the client library where the cluster is.
+    # The launcher's constructor has told the client library where the cluster is.
     launcher = cast("K8sRunLauncher", instance.run_launcher)
     client = Client(ApiClient(), namespace or launcher.job_namespace)
     # A run's own Job ends by itself, a moment after the run.

@@ -1,7 +1,8 @@
-"""What would fail in the cluster, asked before a run starts: for `fine-tune plan`.
+"""Finds what would fail in the cluster before a run starts, for `fine-tune plan`.
 
-Without a cluster: settings and pods that cannot work. With one at hand: whatever the pods name has to be there, and who
-asks has to be allowed what a run does. Reads only. That a pod finds a node is the scheduler's to say, once it is there.
+Without a cluster it checks the settings and the pods. With one it also checks that every object that the pods name
+exists, and that this account may do what a run does. It only reads. It cannot know whether a pod will find a node: the
+scheduler decides that once the pod exists.
 """
 
 from collections.abc import Iterator, Mapping
@@ -37,23 +38,23 @@ UNITS = DECIMAL | {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 
 
 def preflight(settings: Settings, recipe: Recipe) -> list[Problem]:
-    """Every problem that is known now.
+    """Every problem that can be found now.
 
     Raises:
         InvalidInput: the settings themselves cannot be read.
-        Unavailable: a cluster is at hand and does not answer.
+        Unavailable: a cluster is configured and does not answer.
     """
     pods = load_pods(settings.pods)
     try:
         check_store(settings.store, pods)
-        if settings.deployment == "kubernetes":  # else DAGSTER_HOME is that of somebody's own machine
+        if settings.deployment == "kubernetes":  # otherwise DAGSTER_HOME belongs to the user's machine
             check_settings(settings, pods)
         configs = {step.artifact: pod_config(step, recipe, pods) for step in STEPS}
     except InvalidInput as error:
         return [Problem(True, str(error))]
     found = list(_impossible(configs, recipe.hardware))
     if find_spec("kubernetes") is None:
-        return [*found, Problem(False, "The cluster was not asked: install fine-tune-assets[k8s] to have that done.")]
+        return [*found, Problem(False, "The cluster was not checked. Install fine-tune-assets[k8s] to check it.")]
     # Only where it is installed: the Kubernetes client, 300 CPU ms.
     from fine_tune_assets.kubernetes.api.client import connect
     from fine_tune_assets.kubernetes.api.errors import NoCluster
@@ -61,14 +62,14 @@ def preflight(settings: Settings, recipe: Recipe) -> list[Problem]:
     try:
         client = connect(settings.kubeconfig, pods.namespace)
     except NoCluster:
-        return [*found, Problem(False, "No cluster is at hand (KUBECONFIG), so none was asked.")]
+        return [*found, Problem(False, "The cluster was not checked: none is configured. Set KUBECONFIG to check it.")]
     return [*found, *in_cluster(client, configs)]
 
 
 def in_cluster(client: "Client", configs: Mapping[str, Config]) -> Iterator[Problem]:
-    """What the pods name and the cluster lacks, each thing once, and what whoever asks may not do."""
+    """Objects that the pods name and the cluster lacks, each once, and the verbs that this account lacks."""
     if client.is_missing("Namespace", client.namespace):
-        # Whatever else were asked would be missing too.
+        # Everything else in it would be missing too.
         yield Problem(True, f"Namespace {client.namespace} is not in the cluster. Apply deployments/kubernetes first.")
         return
     for (kind, name), assets in _named(configs).items():
@@ -82,18 +83,18 @@ def in_cluster(client: "Client", configs: Mapping[str, Config]) -> Iterator[Prob
                 "Create it (docs/kubernetes.md), or correct FINE_TUNE_PODS.",
             )
         if missing is None:
-            yield Problem(False, f"Whether {kind} {name} is there is not known: this account may not look.")
+            yield Problem(False, f"This account may not read {kind} {name}, so it is unknown whether it exists.")
     for verb, group, resource in NEEDED:
         if not client.may(verb, group, resource):
             yield Problem(
                 True,
-                f"Who asks may not {verb} {resource} in namespace {client.namespace}, as a run has to. Ask from the "
-                "daemon's pod, or give this account the Role fine-tune-orchestration (deployments/kubernetes).",
+                f"This account may not {verb} {resource} in namespace {client.namespace}, and a run has to. Plan in "
+                "the daemon's pod, or give this account the Role fine-tune-orchestration (deployments/kubernetes).",
             )
 
 
 def _named(configs: Mapping[str, Config]) -> dict[tuple[str, str], list[str]]:
-    """Kind and name of all that must be there, with the assets whose pods need it."""
+    """Kind and name of every object that must exist, with the assets whose pods need it."""
     needs: dict[tuple[str, str], list[str]] = {}
     for artifact, config in configs.items():
         for thing in dict.fromkeys(_of_pod(config)):
@@ -117,20 +118,19 @@ def _of_pod(config: Config) -> Iterator[tuple[str, str]]:
 
 
 def _impossible(configs: Mapping[str, Config], hardware: HardwareSection) -> Iterator[Problem]:
-    """Amounts that no node of the recipe's has, or that contradict each other."""
+    """Amounts that no node of the recipe's instance type has, or that contradict each other."""
     for artifact, config in configs.items():
         limits = config["container_config"]["resources"]["limits"]
         for volume in config["pod_spec_config"].get("volumes", []):
             shared = volume["emptyDir"].get("sizeLimit") if volume["name"] == SHARED_MEMORY_VOLUME else None
             if shared and "memory" in limits and _number(shared) > _number(limits["memory"]):
-                yield _refusal(
-                    artifact, f"has {limits['memory']} of memory, and shared_memory of {shared} is part of it"
-                )
+                less = f"less than its shared_memory of {shared}, which is part of it"
+                yield _refusal(artifact, f"has {limits['memory']} of memory, {less}")
         machine = find_backend(hardware).instance(hardware)
         if machine is not None and limits.keys() & set(accelerator_resources()):
             for name, most in (("cpu", str(machine.vcpus)), ("memory", f"{machine.host_memory // 2**30}Gi")):
                 if name in limits and _number(limits[name]) > _number(most):
-                    has = f"{hardware.instance_type} has {most}, so that no node will ever do"
+                    has = f"{hardware.instance_type} has {most}, so no node can run it"
                     yield _refusal(artifact, f"asks for {limits[name]} of {name}, but {has}")
 
 

@@ -1,1 +1,1 @@
-"""Asking the API of Kubernetes: the one client, its errors as ours, and the kinds and labels of objects."""
+"""Requests to the Kubernetes API: the one client, its errors as ours, and the kinds and labels of objects."""

@@ -1,7 +1,7 @@
-"""The one way in which this package asks Kubernetes.
+"""The client through which this package sends every request to Kubernetes.
 
-Objects are plain JSON: the models of the client library cost more CPU than the request. What an error means is
-errors.py's; what the answers mean belongs to whoever asked.
+Objects are plain JSON: the models of the client library cost more CPU than the request. The meaning of errors belongs
+to errors.py, the meaning of answers to the callers.
 """
 
 import json
@@ -22,18 +22,18 @@ from neuron_ops.errors import InvalidInput, Unavailable
 T = TypeVar("T")
 
 REQUEST_SECONDS = 30
-"""Until a request counts as unanswered."""
+"""Time after which a request counts as unanswered."""
 FOLLOW_SECONDS = 300
-"""Until a followed log that says nothing is asked for again."""
+"""Time without a new line after which a followed log is requested again."""
 RETRY_SECONDS = 300.0
-"""For which a request that has to succeed is repeated while the API server does not answer."""
+"""How long a request that has to succeed is repeated while the API server does not answer."""
 PAUSE_SECONDS = 1.0
-"""Between two such requests."""
+"""Pause between two such requests."""
 LOG_LINES = 12
 
 NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 JSON = "application/json"
-# Whether a Secret is there is all that is wanted; its contents stay in the cluster.
+# Only whether a Secret exists is needed, so its contents stay in the cluster.
 METADATA_ONLY = f"{JSON};as=PartialObjectMetadata;g=meta.k8s.io;v=v1,{JSON}"
 REVIEWS = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
 
@@ -42,14 +42,14 @@ REVIEWS = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
 class Client:
     """One namespace of one cluster, as the account of one connection may see it.
 
-    Every method raises what `translated` of errors.py raises, besides what it says itself.
+    Every method raises the errors of `translated` in errors.py, besides those that it documents itself.
     """
 
     api: ApiClient
     namespace: str
 
     def find(self, kind: str, name: str) -> Object | None:
-        """An object, or None."""
+        """The object, or None if it does not exist."""
         try:
             return self._request("GET", self._path(kind, name), f"read {self._named(kind, name)}")
         except NotFound:
@@ -64,14 +64,14 @@ class Client:
         return items
 
     def create(self, kind: str, manifest: Object) -> None:
-        """Create an object; one that is there already is an answer that got lost."""
+        """Create an object. If it exists already, an earlier request created it and the answer was lost."""
         name = manifest["metadata"]["name"]
         with suppress(AlreadyThere):
             self._request("POST", self._path(kind), f"create {self._named(kind, name)}", body=manifest)
 
     def delete(self, kind: str, name: str) -> bool:
-        """Delete an object and what belongs to it; False when it is not there."""
-        # In the background means with its pods: by default Kubernetes would leave a Job's pods behind.
+        """Delete an object and what belongs to it; False if it does not exist."""
+        # Background propagation includes the pods: by default Kubernetes would leave a Job's pods behind.
         body = {"propagationPolicy": "Background"}
         try:
             self._request("DELETE", self._path(kind, name), f"delete {self._named(kind, name)}", body=body)
@@ -80,10 +80,10 @@ class Client:
         return True
 
     def wait_until_gone(self, kind: str, name: str, seconds: float = 30.0) -> None:
-        """Return when the object is no more.
+        """Return when the object is gone.
 
         Raises:
-            Unavailable: it still is, after so long.
+            Unavailable: the object still exists after `seconds`.
         """
         until = time.monotonic() + seconds
         while time.monotonic() < until:
@@ -99,7 +99,7 @@ class Client:
         return [f"{event['reason']}: {event['message']}" for event in events]
 
     def last_lines(self, pod: str) -> str:
-        """The end of a pod's log; empty when nobody has it any more."""
+        """The last lines of a pod's log; empty if there is no log, or no longer one."""
         try:
             answer = self._log(pod, [("tailLines", str(LOG_LINES))], REQUEST_SECONDS)
         except Forbidden:
@@ -109,7 +109,7 @@ class Client:
         return str(answer.data.decode(errors="replace")).strip()
 
     def follow_log(self, pod: Object, since: str | None) -> Iterator[str]:
-        """Lines of a pod's log as they come, each with its time in front; from a moment on, or from the start."""
+        """Lines of a pod's log as they arrive, each prefixed with its time; from `since` on, or from the start."""
         name = pod["metadata"]["name"]
         query = [("follow", "true"), ("timestamps", "true"), ("container", pod["spec"]["containers"][0]["name"])]
         if since is not None:
@@ -119,7 +119,7 @@ class Client:
             yield from _lines(response.stream(decode_content=False))
 
     def is_missing(self, kind: str, name: str) -> bool | None:
-        """Whether there is no such object; None where this account may not know."""
+        """Whether the object does not exist; None if this account may not read it."""
         try:
             path = self._path(kind, name)
             if kind == "LocalQueue":
@@ -196,7 +196,7 @@ def until_answered(ask: Callable[[], T], seconds: float = RETRY_SECONDS) -> T:
     """The answer to a request that has to succeed: it is repeated while the API server does not answer.
 
     Raises:
-        Unavailable: there is still no answer after so long.
+        Unavailable: there is still no answer after `seconds`.
     """
     until = time.monotonic() + seconds
     while True:
@@ -209,14 +209,14 @@ def until_answered(ask: Callable[[], T], seconds: float = RETRY_SECONDS) -> T:
 
 
 def connect(kubeconfig: str | None, namespace: str | None) -> Client:
-    """The cluster of KUBECONFIG, else of the pod that this process runs in, else of ~/.kube/config.
+    """A client of the cluster of KUBECONFIG, else of the pod that this process runs in, else of ~/.kube/config.
 
     Raises:
-        NoCluster: there is none of the three.
-        InvalidInput: KUBECONFIG names no usable file.
+        NoCluster: none of the three exists.
+        InvalidInput: the file that KUBECONFIG names cannot be used.
     """
     settings = Configuration()
-    settings.retries = False  # whoever asks decides how long a silent server is waited for, not urllib3
+    settings.retries = False  # the callers decide how long to wait for a silent server, not urllib3
     try:
         own = _load(settings, kubeconfig)
     except config.ConfigException as error:
@@ -227,7 +227,7 @@ def connect(kubeconfig: str | None, namespace: str | None) -> Client:
 
 
 def _load(settings: Configuration, kubeconfig: str | None) -> str:
-    """Fill the settings in; the namespace that goes with the credentials."""
+    """Fill in the settings, and return the namespace of the credentials."""
     if kubeconfig is None and NAMESPACE_FILE.is_file():
         config.load_incluster_config(client_configuration=settings)
         return NAMESPACE_FILE.read_text(encoding="utf-8").strip()

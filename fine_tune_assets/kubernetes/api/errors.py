@@ -1,10 +1,10 @@
-"""The errors of Kubernetes' API as ours: what a refusal means to a person, here and nowhere else.
+"""The errors of the Kubernetes API as ours: the only place that says what a refusal means to a user.
 
 InvalidInput
-├── NotFound       404: the object is not there, or the cluster knows no such kind
-├── AlreadyThere   409: there is one of that name
+├── NotFound       404: the object does not exist, or the cluster does not know its kind
+├── AlreadyThere   409: an object of that name exists
 ├── Forbidden      403: this account is not allowed to
-└── NoCluster      there is no cluster to ask
+└── NoCluster      no cluster is configured
 Unavailable        the API server does not answer, or cannot now
 """
 
@@ -20,11 +20,11 @@ from neuron_ops.errors import InvalidInput, OpsError, Unavailable
 
 
 class NotFound(InvalidInput):
-    """404: the object is not there, or the cluster knows no such kind."""
+    """404: the object does not exist, or the cluster does not know its kind."""
 
 
 class AlreadyThere(InvalidInput):
-    """409: there is one of that name."""
+    """409: an object of that name exists."""
 
 
 class Forbidden(InvalidInput):
@@ -32,16 +32,17 @@ class Forbidden(InvalidInput):
 
 
 class NoCluster(InvalidInput):
-    """This process is in no pod, and nothing says how to reach a cluster from here."""
+    """This process does not run in a pod, and no kubeconfig says how to reach a cluster."""
 
 
 @contextmanager
 def translated(what: str) -> Iterator[None]:
-    """Around a request; `what` completes "Kubernetes refused to …".
+    """Translate the errors of the request in this block; `what` completes "Kubernetes refused to …".
 
     Raises:
-        NotFound, AlreadyThere, Forbidden: as their names say; another InvalidInput for what else the API refuses.
-        Unavailable: it did not answer, or could not.
+        NotFound, AlreadyThere, Forbidden: as their names say.
+        InvalidInput: the API refuses for another reason.
+        Unavailable: the API server does not answer, or cannot now.
     """
     try:
         yield
@@ -53,7 +54,7 @@ def refusal(error: Exception, what: str) -> OpsError:
     """The error of a request as one of ours."""
     status, said = getattr(error, "status", None), _words(error)
     if status == http.HTTPStatus.UNAUTHORIZED:
-        return InvalidInput(f"Kubernetes does not know who asks to {what}: {said}. Log in again, then try again.")
+        return InvalidInput(f"Kubernetes does not accept these credentials to {what}: {said}. Log in and try again.")
     if status == http.HTTPStatus.FORBIDDEN:
         return Forbidden(
             f"Kubernetes does not let this account {what}: {said}. Give its service account the verb "

@@ -1,4 +1,4 @@
-"""The kinds of objects that this package asks about: where the API keeps each."""
+"""The kinds of objects that this package requests, with the API path of each."""
 
 from typing import Any
 

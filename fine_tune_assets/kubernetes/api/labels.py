@@ -1,4 +1,4 @@
-"""Labels by which this package finds its objects again, as Dagster, Kubernetes and Kueue write them."""
+"""Labels that this package selects objects by, as Dagster, Kubernetes and Kueue write them."""
 
 RUN_LABEL = "dagster/run-id"
 COMPONENT_LABEL = "app.kubernetes.io/component"

@@ -1,1 +1,1 @@
-"""What becomes of a pod: what its status means, when that has gone on for too long, and asking for all of a run's."""
+"""What happened to a pod: what its status means, when it has waited too long, and watching all pods of a run."""

@@ -1,6 +1,6 @@
-"""What a step's Job and its pods say together about the step.
+"""The state of a step, from its Job and the Job's pods.
 
-Pure functions on the JSON of Kubernetes objects. What one pod says, and the sentences for it, belong to pod.py.
+Pure functions on the JSON of Kubernetes objects. The state of one pod, and the sentences about it, belong to pod.py.
 """
 
 from collections.abc import Iterable, Sequence
@@ -41,12 +41,12 @@ def diagnose(job: Object | None, pods: Sequence[Object]) -> State:
 
 
 def running_pod(pods: Sequence[Object]) -> Running | None:
-    """The step's running pod; it alone tells that all is well."""
+    """The step's running pod; if there is one, the Job need not be read."""
     return next((runs for pod in pods if (runs := running(pod, named(pod))) is not None), None)
 
 
 def suspended(job: Object) -> Waiting | None:
-    """That a queue or a person holds the Job back."""
+    """The state of a Job that a queue or a person holds back; None if the Job is not suspended."""
     if not job["spec"].get("suspend"):
         return None
     queue = (job["metadata"].get("labels") or {}).get(QUEUE_LABEL)

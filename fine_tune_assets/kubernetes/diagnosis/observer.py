@@ -1,7 +1,7 @@
-"""One run's step pods, looked at together: one list of pods for each look, however many steps run.
+"""Watches all step pods of one run: one list request for each check, however many steps run.
 
-The Jobs are asked for only when a step has no running pod, events only when its objects say too little. Dagster is not
-known here; who acts on a verdict belongs to the executor's step_handler.py.
+Jobs are requested only when a step has no running pod, events only when the objects' status says too little. This
+module does not use Dagster; acting on a verdict belongs to executor/step_handler.py.
 """
 
 import time
@@ -29,7 +29,7 @@ class Snapshot:
 
 
 class Observer:
-    """Remembers each Job of a run, and says what should happen now."""
+    """Remembers each Job of a run, and says what should happen to it now."""
 
     def __init__(
         self,
@@ -47,12 +47,12 @@ class Observer:
         self._snapshot: Snapshot | None = None
 
     def launched(self, job: str) -> None:
-        """A Job was created just now; what an earlier one of its name did is forgotten."""
+        """Note that a Job was created now, and forget an earlier Job of the same name."""
         self._watches.pop(job, None)
         self._launched[job] = self._clock()
 
     def verdict(self, job: str) -> Verdict:
-        """The verdict on one Job; call it for each of the run's Jobs at each look."""
+        """The verdict on one Job; call it for each of the run's Jobs at each check."""
         watch = self._watches.setdefault(job, Watch(self._limits))
         try:
             snapshot = self._current_snapshot()
@@ -65,7 +65,7 @@ class Observer:
         return watch.judge(state, [pod["metadata"]["uid"] for pod in pods], self._clock())
 
     def conclude(self, job: str, verdict: Verdict) -> str:
-        """The whole story of a failed Job. What may still run of it is deleted: it might start beside the next try."""
+        """The full description of a failed Job, which is deleted if it may still run a pod beside the next try."""
         story = str(verdict.failure)
         try:
             if verdict.pod is not None and (lines := until_answered(partial(self.client.last_lines, verdict.pod))):
@@ -77,12 +77,12 @@ class Observer:
         return story
 
     def has_unfinished(self, job: str) -> bool:
-        """Whether the Job is there and may still run a pod."""
+        """Whether the Job exists and may still run a pod."""
         found = self.client.find("Job", job)
         return found is not None and unfinished([found]) != []
 
     def delete_unfinished(self) -> list[str]:
-        """Delete all of the run's Jobs that may still run a pod; their names."""
+        """Delete all of the run's Jobs that may still run a pod, and return their names."""
         jobs = self.client.find_all("Job", labels=self._selector)
         return [name for name in unfinished(jobs) if self.client.delete("Job", name)]
 

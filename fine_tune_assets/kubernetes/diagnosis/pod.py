@@ -1,8 +1,8 @@
-"""What one pod's status says, in a sentence: it runs, it waits for something, or it has ended.
+"""The state of one pod, in a sentence: it runs, it waits for something, or it has ended.
 
-The same event is the same sentence whether the pod is a step's or a node's of a training; `who` is how its subject is
-called. Pure functions on the JSON of Kubernetes objects. What a step's Job adds belongs to job.py; timeouts belong
-to watch.py, asking the cluster to observer.py.
+An event gives the same sentence for the pod of a step and for the pod of a training's node; `who` is the subject of the
+sentence. Pure functions on the JSON of Kubernetes objects. What a step's Job adds belongs to job.py; timeouts belong
+to watch.py, requests to the cluster to observer.py.
 """
 
 import re
@@ -13,7 +13,7 @@ from fine_tune_assets.kubernetes.api.kinds import Object
 from neuron_ops.errors import OpsError
 from neuron_ops.launch.outcome import parse_error
 
-# The kubelet repeats these for ever; they pass only if somebody changes something.
+# The kubelet repeats these forever; they pass only if somebody changes something.
 STUCK_REASONS = frozenset(
     {
         "CrashLoopBackOff",
@@ -27,14 +27,14 @@ STUCK_REASONS = frozenset(
         "RunContainerError",
     }
 )
-# A registry that is busy or out of reach: the kubelet's next try may well succeed.
+# The registry is busy or out of reach: the kubelet's next try may succeed.
 PASSING = re.compile(
     r"429|too ?many ?requests|50[0-4]|timeout|timed out|connection re|no such host|TLS handshake", re.I
 )
-# The kubelet's words for a pod that used more disk than it was given, as against a node that ran out.
+# The kubelet's message when a pod used more disk than its limit; when a node runs out of disk, the message differs.
 OWN_FAULT = re.compile(r"exceed(s|ed) (the total limit|its local ephemeral storage limit|the limit)")
 SIGNALS = {137: "SIGKILL", 143: "SIGTERM"}
-"""Exit codes of programs that were ended from outside, as a kubelet does it, and by what."""
+"""Exit codes of programs that were ended from outside, as a kubelet ends them, with the signal."""
 LAST_LINES = 12
 DISRUPTED = "DisruptionTarget"
 
@@ -44,10 +44,10 @@ class Running:
     """The container runs."""
 
     pod: str
-    """The pod, as sentences call it."""
+    """The pod, as the subject of a sentence."""
     node: str
     silent: bool = False
-    """Whether its node has stopped reporting, so that nobody knows."""
+    """Whether its node has stopped reporting, so that the pod may be lost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,25 +60,25 @@ class Waiting:
     held: bool = False
     """Whether a queue holds it back on purpose; no timeout runs meanwhile."""
     lost: bool = False
-    """Whether the pod that there was is not coming back; another one may fare better."""
+    """Whether its earlier pod will not come back, so that a retry may succeed."""
     events_of: str | None = None
     """Uid of the object whose events may say more than its status does."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """It has ended; a step's own report may still be on its way."""
+    """It has ended; a step's own report may still arrive."""
 
     why: str
     retry: bool = True
     pod: str | None = None
-    """Name of the pod whose last lines of log tell more."""
+    """Name of the pod whose last log lines say more."""
     error: OpsError | None = None
-    """What its program reported, where it could."""
+    """The error that its program reported, if it could."""
     exit_code: int | None = None
-    """Of a program that just ended, and said no more than that; then the reason may well be another pod."""
+    """Exit code of a program that ended without a report; the cause may then be another pod."""
     disrupted: bool = False
-    """Whether its machine was reclaimed, drained or lost; not if it was evicted for what it did itself."""
+    """Whether its machine was reclaimed, drained or lost; not if it was evicted for its own disk use."""
     deleted: bool = False
     """Whether somebody deleted it."""
 
@@ -87,7 +87,7 @@ State = Running | Waiting | Ended
 
 
 def named(pod: Object) -> str:
-    """How a sentence calls a step's pod."""
+    """A step's pod as the subject of a sentence."""
     return f"pod {pod['metadata']['name']}"
 
 
@@ -123,7 +123,7 @@ def waiting(pod: Object, who: str) -> Waiting:
 
 
 def ended(pod: Object, who: str) -> Ended:
-    """How a pod ended that did not succeed."""
+    """How a pod that did not succeed has ended."""
     if (overfull := evicted_by_itself(pod, who)) is not None:
         return overfull
     exits = [(status, (status.get("state") or {}).get("terminated") or {}) for status in _container_statuses(pod)]
@@ -162,7 +162,7 @@ def _exited(pod: Object, who: str, status: Object, exit_: Object) -> Ended:
 
 
 def evicted_by_itself(pod: Object, who: str) -> Ended | None:
-    """A pod that was evicted for what it did itself; a new one would do the same."""
+    """How a pod ended that was evicted for its own disk use, not for its node's; None for any other pod."""
     message = str(pod["status"].get("message") or "")
     if pod["status"].get("reason") != "Evicted" or not OWN_FAULT.search(message):
         return None
@@ -179,16 +179,16 @@ def disruption(pod: Object) -> str | None:
 
 
 def with_events(state: Waiting, warnings: Sequence[str]) -> Waiting:
-    """The state with what the newest warning about its object adds: a volume, a quota, a service account."""
+    """The state with the newest warning about its object added, such as a volume, quota or service account."""
     if not warnings:
         return state
-    # A quota may be free again in a moment; what else the API refuses, it will refuse for ever.
+    # A quota may be free again soon; the API repeats any other refusal forever.
     refused = warnings[-1].startswith("FailedCreate") and "exceeded quota" not in warnings[-1]
     return replace(state, why=f"{state.why}: {warnings[-1].strip().rstrip('.')}", stuck=state.stuck or refused)
 
 
 def with_last_lines(why: str, log: str) -> str:
-    """The sentence with the end of a log."""
+    """The sentence, followed by the last lines of a log."""
     return f"{why}. The last lines of its log:\n" + "\n".join(log.splitlines()[-LAST_LINES:])
 
 

@@ -1,7 +1,7 @@
-"""How long a pod may wait, what is worth saying meanwhile, and when it has failed: every timeout about pods.
+"""How long a pod may wait, what to report meanwhile, and when it has failed: every timeout about pods.
 
-One watch remembers one Job of a step, or one node of a training. It is told what was seen and when, and judges; it asks
-nobody and has no clock of its own.
+One watch follows one Job of a step, or one node of a training. It receives states with their times and returns
+verdicts; it sends no requests and has no clock of its own.
 """
 
 from collections.abc import Collection
@@ -11,12 +11,12 @@ from fine_tune_assets.kubernetes.diagnosis.pod import Ended, Running, State, Wai
 from fine_tune_assets.kubernetes.pods.settings import Pods
 
 REPEAT_SECONDS = 300.0
-"""After so long an unchanged reason to wait is said again."""
+"""Time after which an unchanged reason to wait is reported again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How long is waited for what, in seconds, and how often a machine may be taken away.
+    """Timeouts in seconds, and how often a machine may be taken away.
 
     The first three are the team's settings; pods/settings.py says what they mean.
     """
@@ -25,15 +25,15 @@ class Limits:
     max_disruptions: int
     check_interval_seconds: float
     stuck_seconds: float = 45.0
-    """For what rarely passes by itself: a secret may be a moment late, a registry may stumble once."""
+    """Timeout of a problem that rarely passes by itself; a secret may be a moment late, a registry may fail once."""
     settle_seconds: float = 20.0
-    """For more to be said about the failure of a node: the first pod that fails is not always the cause."""
+    """How long to collect reports after a node's failure: the first pod that fails is not always the cause."""
     gone_seconds: float = 90.0
-    """For the pods of a failed training to be gone: until then they hold the machines that the next attempt needs."""
+    """How long to wait until a failed training's pods are gone: they hold the machines that the next attempt needs."""
 
 
 def team_limits(pods: Pods) -> Limits:
-    """The limits by the team's settings."""
+    """The limits that the team's settings define."""
     return Limits(pods.pending_timeout_seconds, pods.max_disruptions, pods.check_interval_seconds)
 
 
@@ -68,7 +68,7 @@ class Watch:
     _pods: set[str] = field(default_factory=set)
 
     def judge(self, state: State, pod_uids: Collection[str], now: float) -> Verdict:
-        """The verdict on what was seen at `now`; call it once for each look."""
+        """The verdict on the state that was seen at `now`; call it once for each check."""
         self._refused_since = None
         self._pods.update(pod_uids)
         disruptions = len(self._pods) - 1  # only a disrupted pod is ever replaced
@@ -110,9 +110,9 @@ class Watch:
         return self.news(f"Waits: {state.why}.", now)
 
     def unseen(self, why: str, now: float, *, refused: bool) -> Verdict:
-        """The verdict where nothing could be seen at `now`: the step may run well all the same.
+        """The verdict when no state could be read at `now`; the step may be running well.
 
-        A refusal is a missing permission, or an authorizer that is out of order for a moment: only the first lasts.
+        A refusal means a missing permission, or an authorizer that fails for a moment; only a missing permission lasts.
         """
         if not refused:
             self._refused_since = None
@@ -123,7 +123,7 @@ class Watch:
         return self.news(f"Waits to see its pod: {why}", now)
 
     def news(self, text: str, now: float) -> Verdict:
-        """What is said, unless it was said already."""
+        """A verdict with this message, unless it was reported already."""
         repeats = text.startswith("Waits") and now - self._said_at >= REPEAT_SECONDS
         if text == self._said and not repeats:
             return NO_ACTION

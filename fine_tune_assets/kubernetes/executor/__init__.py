@@ -1,1 +1,1 @@
-"""Dagster's executor with a pod for each asset: its definition, its loop, and its handler of one step's Job."""
+"""Dagster's executor with a pod for each asset: its definition, its loop, and its handler of a step's Job."""

@@ -1,6 +1,6 @@
 """The executor of the Kubernetes deployment: dagster_k8s's configuration, and the limits of diagnosis/watch.py.
 
-The definition imports nothing of Kubernetes: every step's pod loads it and never uses it.
+The definition does not import the Kubernetes client: every step's pod loads it and never uses it.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from dagster._core.executor.base import Executor
 
 NAME = "kubernetes"
-# What dagster_k8s's executor hands on to its pods under the same name.
+# Fields that dagster_k8s's executor passes to its pods under the same name.
 POD_FIELDS = (
     "image_pull_policy",
     "image_pull_secrets",
@@ -42,17 +42,17 @@ def pod_executor(pods: Pods) -> ExecutorDefinition:
         "pending_timeout_seconds": Field(
             int,
             default_value=pods.pending_timeout_seconds,
-            description="A step whose pod has not run for so long fails.",
+            description="Seconds after which a step fails if its pod does not run.",
         ),
         "check_interval_seconds": Field(
             int,
             default_value=pods.check_interval_seconds,
-            description="Seconds between two looks at the run's pods: one list of pods each.",
+            description="Seconds between two checks of the run's pods; each check lists the pods once.",
         ),
         "max_disruptions": Field(
             int,
             default_value=pods.max_disruptions,
-            description="How often one try of a step starts again because its node was taken away.",
+            description="How often one try of a step may start again because its node was taken away.",
         ),
     }
 
@@ -63,7 +63,7 @@ def pod_executor(pods: Pods) -> ExecutorDefinition:
         requirements=multiple_process_executor_requirements(),
     )
     def kubernetes(init_context: InitExecutorContext) -> "Executor":
-        """Each asset in a pod of its own, as its recipe and the team's settings say.
+        """Runs each asset in its own pod, as the recipe and the team's settings say.
 
         Takes every field of dagster_k8s's k8s_job_executor besides those shown here.
         """
@@ -78,7 +78,7 @@ def _build(init_context: InitExecutorContext, pods: Pods, own: dict[str, Any], c
     check_instance(init_context.instance)
     from dagster._core.execution.retries import RetryMode
 
-    # dagster_k8s: 1.1 CPU seconds; only a run's own process comes here
+    # dagster_k8s: 1.1 CPU seconds; only a run's own process calls this
     from fine_tune_assets.kubernetes.executor.run_executor import RunExecutor
     from fine_tune_assets.kubernetes.executor.step_handler import PodStepHandler
 
@@ -114,7 +114,7 @@ def _checked(config: dict[str, Any]) -> dict[str, Any]:
     checked = dict(result.value or {})
     if unknown := sorted(set(checked["per_step_k8s_config"]) - set(BY_ARTIFACT)):
         raise InvalidInput(
-            f"The executor's per_step_k8s_config names {unknown[0]!r}, which is no asset. There are "
+            f"The executor's per_step_k8s_config names {unknown[0]!r}, which is not an asset. The assets are "
             f"{', '.join(BY_ARTIFACT)}."
         )
     return checked

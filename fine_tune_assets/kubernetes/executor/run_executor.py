@@ -1,4 +1,4 @@
-"""Dagster's step-delegating executor, with a cancel that means cancel and an interrupt that is not a failure yet.
+"""Dagster's step-delegating executor, which deletes all pods on a cancel and does not count an interrupt as a failure.
 
 One step's pod belongs to step_handler, the configuration to definition.
 """
@@ -15,10 +15,10 @@ from fine_tune_assets.kubernetes.executor.step_handler import PodStepHandler
 
 
 class RunExecutor(StepDelegatingExecutor):
-    """Leaves no pod behind when the run will not go on, and lets Kubernetes say what became of an interrupted pod.
+    """Deletes a run's pods when the run will not continue, and asks Kubernetes what happened to an interrupted pod.
 
-    Where run monitoring may resume a run, Dagster forwards no termination to the steps at all: it does not tell a
-    person's cancel from a run pod that is moved. The run's status does.
+    Where run monitoring may resume a run, Dagster does not forward a termination to the steps, because it does not
+    distinguish a person's cancel from a run pod that is moved. The run's status distinguishes them.
     """
 
     def __init__(self, step_handler: PodStepHandler, **stock: object) -> None:
@@ -26,7 +26,7 @@ class RunExecutor(StepDelegatingExecutor):
         self._pods = step_handler
 
     def execute(self, plan_context: PlanOrchestrationContext, execution_plan: ExecutionPlan) -> Iterator[DagsterEvent]:
-        """Run the plan; then, unless the run goes on elsewhere, see that nothing of it is left."""
+        """Run the plan; then delete what is left of it, unless the run continues elsewhere."""
         try:
             yield from super().execute(plan_context, execution_plan)
         finally:
@@ -40,7 +40,10 @@ class RunExecutor(StepDelegatingExecutor):
 
 
 def _is_interrupt(event: DagsterEvent) -> bool:
-    """Whether a pod reports that it was told to end. An interrupt before or after the asset's own code never meets
-    interruption.py, and Dagster calls it a failure. The pod's end shows whether it is one: Kubernetes starts a
-    disrupted pod again, and of any other the step handler says that it was deleted."""
+    """Whether the event is a pod's report that it was told to end.
+
+    An interrupt before or after the asset's own code does not reach interruption.py, and Dagster reports it as a
+    failure. How the pod ends shows whether it is one: Kubernetes starts a disrupted pod again, and the step handler
+    reports any other pod as deleted.
+    """
     return event.is_step_failure and event.step_failure_data.error_source == ErrorSource.INTERRUPT

@@ -1,6 +1,6 @@
-"""Dagster's Kubernetes step handler with eyes: each step's pod comes from the recipe, and what becomes of it is named.
+"""Dagster's Kubernetes step handler, which takes each step's pod from the recipe and reports what happens to it.
 
-The Job itself is built by dagster_k8s. What is seen belongs to diagnosis/observer.py; what a step's pod is, to
+dagster_k8s builds the Job itself. Watching it belongs to diagnosis/observer.py, the pod's configuration to
 pods/config.py.
 """
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 class PodStepHandler(K8sStepHandler):
-    """One Job for each try of a step."""
+    """Creates and watches one Job for each try of a step."""
 
     def __init__(self, pods: Pods, limits: Limits, resumes: bool, **stock: Any) -> None:
         # Any: the arguments of dagster_k8s's own handler
@@ -52,11 +52,11 @@ class PodStepHandler(K8sStepHandler):
 
     @property
     def name(self) -> str:
-        """How Dagster's event log names it."""
+        """The handler's name in Dagster's event log."""
         return "PodStepHandler"
 
     def observer(self, context: StepHandlerContext) -> Observer:
-        """The observer of the context's run; a handler sees one run in its life."""
+        """The observer of the context's run; a handler serves one run only."""
         run_id = context.dagster_run.run_id
         if run_id not in self._observers:
             # The connection of the stock handler, which knows how this instance reaches its cluster.
@@ -65,16 +65,16 @@ class PodStepHandler(K8sStepHandler):
         return self._observers[run_id]
 
     def launch_step(self, step_handler_context: StepHandlerContext) -> Iterator[DagsterEvent]:
-        """Create the step's Job. A refusal is this step's failure, not the end of all others."""
+        """Create the step's Job. A refusal fails this step only; the others go on."""
         job = self._get_k8s_step_job_name(step_handler_context)
         try:
             yield from self._create(step_handler_context, job)
         except OpsError as error:
-            self._refusals[job] = error  # the next look reports it
+            self._refusals[job] = error  # the next health check reports it
         self.observer(step_handler_context).launched(job)
 
     def check_step_health(self, step_handler_context: StepHandlerContext) -> CheckStepHealthResult:
-        """Act on the verdict about a step. Dagster tries again what it is told to be unhealthy, if a retry is left."""
+        """Act on the verdict about a step. Dagster retries a step that is reported as unhealthy, if a retry is left."""
         job = self._get_k8s_step_job_name(step_handler_context)
         if job in self._failed:
             return CheckStepHealthResult.healthy()
@@ -91,12 +91,12 @@ class PodStepHandler(K8sStepHandler):
     def terminate_step(self, step_handler_context: StepHandlerContext) -> Iterator[DagsterEvent]:
         """Delete the step's Job with its pods."""
         job = self._get_k8s_step_job_name(step_handler_context)
-        self._log_event(step_handler_context, f"Deletes Kubernetes job {job}.")
+        self._log_event(step_handler_context, f"Deleting Kubernetes job {job}.")
         self.observer(step_handler_context).client.delete("Job", job)
         yield from ()
 
     def delete_unfinished(self) -> list[str]:
-        """Delete whatever Job of the run may still run a pod; their names."""
+        """Delete every Job of the run that may still run a pod, and return their names."""
         return [name for observer in self._observers.values() for name in observer.delete_unfinished()]
 
     def _create(self, context: StepHandlerContext, job: str) -> Iterator[DagsterEvent]:
@@ -109,18 +109,18 @@ class PodStepHandler(K8sStepHandler):
             cause = error.k8s_api_exception
             if getattr(cause, "status", None) != 409:
                 raise refusal(cause, f"create Job {job} in namespace {observer.client.namespace}") from error
-            # A resumed run asks again for a step whose Job is there. One that runs is the one wanted.
+            # A resumed run launches a step again whose Job exists already. A Job that may still run is kept.
             if not observer.has_unfinished(job):
                 observer.client.delete("Job", job)
                 observer.client.wait_until_gone("Job", job)
                 yield from super().launch_step(context)
 
     def _detect_current_name_and_uid(self) -> tuple[str, str] | None:
-        """The pod that owns the Jobs; None for a run that a person's terminal executes."""
+        """The pod that owns the Jobs; None for a run that a terminal executes."""
         return self._run_pod
 
     def _get_container_context(self, step_handler_context: StepHandlerContext) -> K8sContainerContext:
-        """Launcher and code location, then the executor's configuration, the recipe's pod, the op's own settings."""
+        """Merges, general to specific: launcher and code location, executor, the recipe's pod, the op's settings."""
         step = BY_ARTIFACT[self._step(step_handler_context).op_name]
         fine_tuning = _fine_tuning(step_handler_context, step)
         check_store(fine_tuning.store, self._pods)
@@ -128,15 +128,15 @@ class PodStepHandler(K8sStepHandler):
         finished = step.needs_accelerator and _is_finished(step, lineage)
         config = pod_config(step, lineage.recipe, self._pods, finished=finished, resumes=self._resumes)
         if step.needs_accelerator and not finished and lineage.dataset_version is not None:
-            require_go(lineage)  # in the pod it would be found too, once a node was bought
+            require_go(lineage)  # the pod would find it too, but only after a node was bought
         context = self._run_context(step_handler_context).merge(_with(config))
-        if not finished:  # whatever else might ask for an accelerator is left out of a pod that needs none
+        if not finished:  # the op's settings may ask for an accelerator, which reuse does not need
             context = context.merge(self._op_context(step_handler_context, step))
         refuse_accelerator(step, context.run_k8s_config.container_config.get("resources", {}).get("limits", {}))
         return context
 
     def _run_context(self, context: StepHandlerContext) -> K8sContainerContext:
-        launcher = cast("K8sRunLauncher", context.instance.run_launcher)  # check_instance has seen to it
+        launcher = cast("K8sRunLauncher", context.instance.run_launcher)  # check_instance has checked it
         inherited = K8sContainerContext.create_for_run(context.dagster_run, launcher, include_run_tags=False)
         return inherited.merge(self._executor_container_context)
 
@@ -163,7 +163,7 @@ class PodStepHandler(K8sStepHandler):
 
 
 def _fine_tuning(context: StepHandlerContext, step: Step) -> FineTuning:
-    """The run's resource as its steps will get it: its own configuration over the defaults."""
+    """The run's resource as its steps will get it: the run's configuration over the defaults."""
     definition = context.get_step_context(step.artifact).job.get_definition()
     resolved = ResolvedRunConfig.build(definition, context.dagster_run.run_config)
     return FineTuning(**resolved.resources["fine_tuning"].config)

@@ -1,1 +1,1 @@
-"""A step on several nodes of a cluster: a Job with a pod for each node, made and followed from the step's own pod."""
+"""A step on several nodes of a cluster: the step's own pod creates and follows a Job with a pod for each node."""

@@ -1,8 +1,8 @@
-"""A step on several nodes of a cluster, from the pod of the step: create its pods, follow them, end them together.
+"""Runs a step on several nodes from the step's own pod: creates the nodes' pods, follows them, ends them together.
 
-That is a training, or the warm-up by which `compile` makes its graphs. What the pods are belongs to manifests.py,
-what they say about themselves to nodes.py. Starting again from the last checkpoint belongs to launching, the same for
-pods and local processes.
+The step is a training, or the warm-up that makes the graphs of `compile`. The pods' manifests belong to manifests.py,
+the meaning of their states to nodes.py. Restarting from the last checkpoint belongs to launching, which does the same
+for pods and local processes.
 """
 
 import time
@@ -43,7 +43,7 @@ class Seen:
 
 @dataclass(slots=True)
 class PodTraining:
-    """One attempt. `report` takes news for the event log, `write` the lines of the pods' logs."""
+    """One attempt at a step. `report` takes news for the event log, `write` the lines of the pods' logs."""
 
     training: Training
     client: Client
@@ -51,7 +51,7 @@ class PodTraining:
     report: Callable[[str], None]
     write: Callable[[str], None]
     clock: Callable[[], float] = time.monotonic
-    """What the limits are measured with, in seconds."""
+    """The clock for the limits, in seconds."""
     _first_pods: dict[int, Object] = field(default_factory=dict)
     """The pod of each node as it was when it was first seen."""
     _done: set[int] = field(default_factory=set)
@@ -59,7 +59,7 @@ class PodTraining:
     _watches: dict[str, Watch] = field(default_factory=dict)
 
     def run(self) -> ExitResult:
-        """Train to the end; whatever happens, nothing of it stays in the cluster."""
+        """Run to the end; nothing of it stays in the cluster, however it ends."""
         logs = Logs(self.client, self.write)
         try:
             self._create()
@@ -86,13 +86,13 @@ class PodTraining:
             time.sleep(self.limits.check_interval_seconds)
 
     def _check(self, logs: Logs) -> ExitResult | None:
-        """Look once; the result if the training has ended."""
+        """Check once; return the result if the training has ended."""
         try:
             seen = self._observe()
             logs.follow(seen.pods)
             outcome = job_outcome(seen.job)
             self._remember(seen)
-            # The pods are asked too: an operator that was restarted may be late with its verdict.
+            # The pods count too: an operator that was restarted may update the Job's status late.
             if outcome == "succeeded" or len(self._done) == self._num_nodes:
                 return ExitResult(0)
             if seen.job is None or outcome == "failed" or self._gone(seen) or self._failures(seen):
@@ -115,7 +115,7 @@ class PodTraining:
         try:
             return with_events(state, self.client.warnings(state.events_of))
         except Forbidden:
-            return state  # a Role of an earlier release lacks the verb, which is no reason to end a training
+            return state  # a Role of an earlier release lacks the verb; a training can go on without it
 
     def _watch(self, key: str) -> Watch:
         return self._watches.setdefault(key, Watch(self.limits))
@@ -137,7 +137,7 @@ class PodTraining:
         self._done |= done
 
     def _gone(self, seen: Seen) -> list[Object]:
-        """Pods that worked and are gone, or replaced: what they held in memory is lost to all."""
+        """Pods that were seen before and are gone or replaced: their memory is lost, so no node can go on."""
         found = {node_number(pod): pod for pod in seen.pods}
         return [
             pod
@@ -150,7 +150,7 @@ class PodTraining:
         return [found for pod in seen.pods if (found := failure(pod, self._num_nodes)) is not None]
 
     def _explain(self, logs: Logs, gone: list[Object]) -> ExitResult:
-        """The failure that the others follow from, once there is no more to learn; `gone` as when it was noticed."""
+        """The failure that caused the others, once no more reports are expected; `gone` as when it was noticed."""
         failures: dict[int, Failure] = {}
         deadline = self.clock() + self.limits.settle_seconds
         while True:
@@ -172,7 +172,7 @@ class PodTraining:
         earliest = first(failures).ended if failures else None
         if earliest is not None and not earliest.deleted:
             return earliest
-        # Pods that were deleted may have been so by the Job's controller, because of one that is gone already.
+        # The Job's controller may have deleted these pods because of another pod that is gone already.
         end = job_end(job, self._kind)
         if end.disrupted or job is None:
             return end
@@ -192,7 +192,7 @@ class PodTraining:
             try:
                 self.client.delete(manifest["kind"], manifest["metadata"]["name"])
             except OpsError as error:
-                self.report(f"{error} It goes when the pod of this step goes.")
+                self.report(f"{error} It is deleted with the pod of this step.")
 
     def _wait_until_gone(self) -> None:
         deadline = self.clock() + self.limits.gone_seconds

@@ -1,6 +1,6 @@
-"""The logs of a training's pods as one: each line once, as it comes, with the number of its node in front.
+"""Merges the logs of a training's pods: each line once, as it arrives, prefixed with the number of its node.
 
-Which pods there are belongs to launcher; reading one pod's log, to the client.
+Finding the pods belongs to launcher; reading one pod's log belongs to the client.
 """
 
 import threading
@@ -14,13 +14,13 @@ from fine_tune_assets.kubernetes.multi_node.nodes import has_started, node_numbe
 from neuron_ops.errors import OpsError
 
 DRAIN_SECONDS = 15.0
-"""For the last lines of pods that have ended."""
+"""How long to wait for the last lines of pods that have ended."""
 RETRY_SECONDS = 1.0
 
 
 @dataclass(slots=True)
 class _Follower:
-    """One pod's log, in a thread of its own."""
+    """The thread that copies one pod's log, and whether the pod has ended."""
 
     thread: threading.Thread
     ended: threading.Event
@@ -28,14 +28,14 @@ class _Follower:
 
 @dataclass(slots=True)
 class Logs:
-    """Every log of one training. `write` gets whole lines, from several threads."""
+    """The logs of one training. `write` gets whole lines, from several threads."""
 
     client: Client
     write: Callable[[str], None]
     _followers: dict[str, _Follower] = field(default_factory=dict)
 
     def follow(self, pods: list[Object]) -> None:
-        """Tell it what the pods are like now; it begins with those that have started."""
+        """Take the pods' current state, and start to copy the logs of pods that have started."""
         for pod in filter(has_started, pods):
             follower = self._followers.get(pod["metadata"]["uid"]) or self._begin(pod)
             if phase(pod) in ("Succeeded", "Failed"):
@@ -58,7 +58,7 @@ class Logs:
     def _copy(self, pod: Object, ended: threading.Event) -> None:
         last: str | None = None
         while True:
-            complete = ended.is_set()  # before the request: then the log that it brings is the whole one
+            complete = ended.is_set()  # read before the request: if set, the request brings the whole log
             try:
                 for line in self.client.follow_log(pod, since=last):
                     stamp, _, text = line.partition(" ")
@@ -66,7 +66,7 @@ class Logs:
                         last = stamp
                         self.write(f"[node {node_number(pod)}] {text}\n")
             except OpsError:
-                pass  # the API stumbled, or the pod is gone; the controller finds out which
+                pass  # the API failed, or the pod is gone; the launcher finds out which
             if complete:
                 return
             ended.wait(RETRY_SECONDS)

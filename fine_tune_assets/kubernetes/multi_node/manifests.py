@@ -1,8 +1,8 @@
-"""What a training on several nodes is to Kubernetes: a Job with a pod for each node, as plain JSON from pure functions.
+"""The Kubernetes objects of a training on several nodes: a Job with a pod for each node, as JSON from pure functions.
 
-The pods are made after the pod that launches them: image, service account, volumes, environment and tolerations are
-there already and are said nowhere else. Only what they book comes from the recipe's hardware. The launching pod itself
-just waits, so it books no accelerator. Creating and watching belong to launcher.py. Not run on Trainium.
+The pods copy image, service account, volumes, environment and tolerations from the pod that launches them, so that
+these are configured once. Only what they book comes from the recipe's hardware. The launching pod only waits, so it
+books no accelerator. Creating and watching belong to launcher.py. Not run on Trainium.
 """
 
 import sys
@@ -20,11 +20,11 @@ from neuron_ops.recipe.schema import HardwareSection
 TRAINING_LABEL = "fine-tune/training"
 COPIED_LABELS = (RUN_LABEL, "dagster/code-location")
 ZONE = "topology.kubernetes.io/zone"
-INDEX = "$(JOB_COMPLETION_INDEX)"  # the Job controller sets it in each pod, and Kubernetes puts it in here
-RANK = "$(RANK)"  # the same by Kubeflow's operator
+INDEX = "$(JOB_COMPLETION_INDEX)"  # the Job controller sets it in each pod, and Kubernetes substitutes it here
+RANK = "$(RANK)"  # the same, set by Kubeflow's operator
 TERMINATION_LOG = "/dev/termination-log"
 
-# What admission adds to every pod of the service account; it would add it a second time.
+# Admission adds these to every pod of the service account; a copied one would be there twice.
 INJECTED_VOLUMES = ("kube-api-access-", "aws-iam-token", "eks-pod-identity-token")
 INJECTED_VARIABLES = (
     "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
@@ -61,36 +61,36 @@ class Training:
 
     @property
     def namespace(self) -> str:
-        """Where the launching pod is, everything else is too."""
+        """The namespace of the launching pod, and of everything that it creates."""
         return str(self.launcher["metadata"]["namespace"])
 
     @property
     def selector(self) -> str:
-        """Finds the pods."""
+        """The label selector of the pods."""
         return f"{TRAINING_LABEL}={self.name}"
 
     @property
     def port(self) -> int:
-        """Of the rendezvous; another one for each training, for pods that use their host's network."""
-        return 20000 + zlib.crc32(self.name.encode()) % 10000 // 2 * 2  # the next one is free for the device
+        """The port of the rendezvous; it differs between trainings, for pods that use their host's network."""
+        return 20000 + zlib.crc32(self.name.encode()) % 10000 // 2 * 2  # the next port is left free for the device
 
     @property
     def metadata(self) -> Object:
-        """Of each object: it goes when the launching pod goes."""
+        """Metadata of each object; Kubernetes deletes the object with the launching pod, its owner."""
         own = self.launcher["metadata"]
         owner = {"apiVersion": "v1", "kind": "Pod", "name": own["name"], "uid": own["uid"], "blockOwnerDeletion": False}
         return {"name": self.name, "namespace": self.namespace, "labels": self.labels, "ownerReferences": [owner]}
 
     @property
     def labels(self) -> dict[str, str]:
-        """Whose pods they are, for people and for whoever tidies up after a run."""
+        """Labels that say which run the pods belong to, for people and for the janitor."""
         own = self.launcher["metadata"].get("labels") or {}
         copied = {name: own[name] for name in COPIED_LABELS if name in own}
         return {COMPONENT_LABEL: "training", TRAINING_LABEL: self.name, **copied}
 
 
 def manifests(training: Training) -> list[Object]:
-    """What to create, in this order; the last one is what is watched."""
+    """The objects to create, in this order; the launcher watches the last one."""
     if training.hardware.multi_node == "pytorch_job":
         return [_pytorch_job(training)]
     return [_service(training), _indexed_job(training)]
@@ -115,7 +115,7 @@ def _indexed_job(training: Training) -> Object:
         "completions": nodes,
         "parallelism": nodes,
         "backoffLimit": 0,
-        # A pod that is taken away would be replaced without counting, and the new one would wait for a lost training.
+        # Without the rules a pod that is taken away would be replaced, and the new one would wait for a lost training.
         "podFailurePolicy": {
             "rules": [
                 {"action": "FailJob", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
@@ -132,7 +132,7 @@ def _indexed_job(training: Training) -> Object:
 
 
 def _pytorch_job(training: Training) -> Object:
-    """The same for a cluster with Kubeflow's training operator; it makes a service for each pod."""
+    """The same for a cluster with Kubeflow's training operator, which makes a service for each pod."""
     rendezvous = f"{training.name}-master-0"
     replicas: Object = {
         "Master": {
@@ -146,7 +146,7 @@ def _pytorch_job(training: Training) -> Object:
             "template": _template(training, RANK, rendezvous, "pytorch"),
         },
     }
-    port = {"name": "pytorchjob-port", "containerPort": training.port}  # the operator's services lead to this name
+    port = {"name": "pytorchjob-port", "containerPort": training.port}  # the operator's services use this name
     for replica in replicas.values():
         replica["template"]["spec"]["containers"][0]["ports"] = [port]
     spec = {"runPolicy": {"backoffLimit": 0, "cleanPodPolicy": "None"}, "pytorchReplicaSpecs": replicas}
@@ -174,7 +174,7 @@ def _container(training: Training, node: str, rendezvous: str, name: str) -> Obj
     own = main_container(training.launcher)
     copied = {key: own[key] for key in COPIED_FROM_CONTAINER if own.get(key)}
     mounts = [item for item in own.get("volumeMounts") or [] if not item["name"].startswith(INJECTED_VOLUMES)]
-    # Variables of Dagster lead to its database, which the pods neither need nor should reach.
+    # Dagster's variables point to its database, which the pods do not need and should not reach.
     inherited = [
         entry
         for entry in own.get("env") or []
@@ -192,7 +192,7 @@ def _container(training: Training, node: str, rendezvous: str, name: str) -> Obj
             "--rendezvous",
             f"{rendezvous}:{training.port}",
         ],
-        "args": [word.replace("$(", "$$(") for word in training.step],  # not for Kubernetes to fill in
+        "args": [word.replace("$(", "$$(") for word in training.step],  # "$$(" keeps Kubernetes from substituting
         "env": [*inherited, {"name": ERROR_FILE, "value": TERMINATION_LOG}],
         "resources": _resources(training.hardware, own.get("resources") or {}),
         "volumeMounts": mounts,
@@ -202,7 +202,7 @@ def _container(training: Training, node: str, rendezvous: str, name: str) -> Obj
 
 
 def main_container(pod: Object) -> Object:
-    """The one that runs our programs; a sidecar may stand beside it."""
+    """The container that runs our programs; the pod may have sidecars too."""
     containers: list[Object] = pod["spec"]["containers"]
     return next((item for item in containers if item["name"] == "dagster"), containers[0])
 
@@ -211,8 +211,8 @@ def _resources(hardware: HardwareSection, own: Object) -> Object:
     books = {name: str(count) for name, count in booking(hardware).resources.items()}
     instance = find_backend(hardware).instance(hardware)
     if instance is not None:
-        # All devices of a node keep other trainings away. Requests for most of the rest keep the pod from being the
-        # first to go when memory runs low; a quarter stays for what else runs on each node.
+        # Booking all devices of a node keeps other trainings away. Requests for three quarters of its CPU and memory
+        # keep the pod from being evicted first when memory runs low; a quarter stays for the node's other pods.
         requests = {"cpu": str(instance.vcpus * 3 // 4), "memory": str(instance.host_memory * 3 // 4)}
         return {"limits": books, "requests": requests}
     return {**own, "limits": {**(own.get("limits") or {}), **books}} if books else own
@@ -224,7 +224,7 @@ def _tolerations(hardware: HardwareSection) -> list[Object]:
 
 
 def _placement(training: Training) -> Object:
-    """Nodes of a named instance type, and together: the fabric between them does not leave a zone."""
+    """Nodes of the booked instance type in one zone, because the fabric between them does not leave a zone."""
     books = booking(training.hardware)
     if books.instance_type is None:
         return {}

@@ -1,6 +1,6 @@
-"""Which node of a training a pod is, and what the Job and its pods say about the training together.
+"""Which node of a training a pod is, and the state of the training from its Job and pods.
 
-Pure functions on the JSON that the API shows. What one pod says, and the sentences for it, belong to
+Pure functions on the JSON of Kubernetes objects. The state of one pod, and the sentences about it, belong to
 diagnosis/pod.py.
 """
 
@@ -23,7 +23,7 @@ from fine_tune_assets.kubernetes.diagnosis.pod import (
 )
 
 KILLED = 137
-"""Exit code after SIGKILL, which no program of ours sends to another node's."""
+"""Exit code after SIGKILL, which our programs never send to other nodes."""
 INDEX_LABEL = "batch.kubernetes.io/job-completion-index"
 REPLICA_TYPE, REPLICA_INDEX = "training.kubeflow.org/replica-type", "training.kubeflow.org/replica-index"
 
@@ -38,12 +38,12 @@ class Failure:
 
     @property
     def is_cause(self) -> bool:
-        """Whether it explains itself. A program that just ended, or a pod that was deleted, may follow from another."""
+        """Whether it explains itself. A program that ended without a report, or a deleted pod, may be a consequence."""
         return self.ended.exit_code in (None, KILLED) and not self.ended.deleted
 
 
 def node_number(pod: Object) -> int:
-    """The number of the pod's node, from what the Job controller or Kubeflow's operator writes on it."""
+    """The number of the pod's node, from labels or annotations of the Job controller or Kubeflow's operator."""
     metadata = pod["metadata"]
     labels, notes = metadata.get("labels") or {}, metadata.get("annotations") or {}
     if REPLICA_TYPE in labels:
@@ -52,7 +52,7 @@ def node_number(pod: Object) -> int:
 
 
 def named(pod: Object, num_nodes: int) -> str:
-    """How a sentence calls a node; nodes count from 0, as in the log."""
+    """A node as the subject of a sentence; nodes count from 0, as in the log."""
     return f"node {node_number(pod)} of {num_nodes} (pod {pod['metadata']['name']})"
 
 
@@ -77,7 +77,7 @@ def job_outcome(job: Object | None) -> Literal["succeeded", "failed"] | None:
 
 
 def states(job: Object, pods: Sequence[Object], num_nodes: int, done: Collection[int]) -> Iterator[tuple[str, State]]:
-    """The state of each node that has neither ended nor is done, and of the Job where it holds some of them back."""
+    """The state of each node that has neither ended nor is done, and of the Job if it holds nodes back."""
     if (held := suspended(job)) is not None:
         yield "job", held
         return
@@ -99,7 +99,7 @@ def failure(pod: Object, num_nodes: int) -> Failure | None:
     """How the pod failed; None if it has not."""
     exits = [exit_ for exit_ in _exits(pod) if exit_.get("exitCode") != 0]
     if phase(pod) == "Succeeded":
-        return None  # its machine may be taken away now
+        return None  # the machine is no longer needed
     if phase(pod) != "Failed" and not exits and disruption(pod) is None:
         return None
     finished_at = str(exits[0].get("finishedAt", "")) if exits else ""
@@ -107,7 +107,7 @@ def failure(pod: Object, num_nodes: int) -> Failure | None:
 
 
 def first(failures: Sequence[Failure]) -> Failure:
-    """The one that the others follow from: what a program reports, then what happened to a pod, then the earliest."""
+    """The failure that caused the others: a program's report, else what happened to a pod, else the earliest."""
     return min(
         failures,
         key=lambda item: (
@@ -121,13 +121,13 @@ def first(failures: Sequence[Failure]) -> Failure:
 
 
 def job_end(job: Object | None, kind: str) -> Ended:
-    """How a training ended of which no pod says anything."""
+    """How a training ended when no pod says why."""
     if job is None:
         return Ended(f"its {kind} is gone", deleted=True)
-    if (held := suspended(job)) is not None:  # as Kueue takes the machines back for a training of higher priority
+    if (held := suspended(job)) is not None:  # as when Kueue needs the machines for a higher priority
         return Ended(f"{held.why}; its pods were taken away", disrupted=True)
     found = condition(job, "Failed") or condition(job, "FailureTarget") or {}
-    said = str(found.get("message") or found.get("reason") or "nothing says why")
+    said = str(found.get("message") or found.get("reason") or "no reason is given")
     return Ended(f"its pod is gone: {said}", disrupted=DISRUPTED in said)
 
 

@@ -1,6 +1,6 @@
-"""Opens the training of a step on several nodes, from the settings and the pod that this process runs in.
+"""Builds the training of a step on several nodes from the settings and the pod that this process runs in.
 
-Following it to its end belongs to launcher, what is created to manifests.
+Following it to its end belongs to launcher, the created objects to manifests.
 """
 
 import re
@@ -20,7 +20,7 @@ from neuron_ops.steps.commands import flags
 from neuron_ops.steps.table import Step
 
 PROGRESS = re.compile(r"\[node 0\] \d\d:\d\d:\d\d (__main__|neuron_ops\S*) (?P<message>.+)")
-"""What a step's program logs, in the form of neuron_ops.steps.program; only the first rank logs its progress."""
+"""A log line of a step's program, as neuron_ops.steps.program formats it; only the first rank logs progress."""
 
 
 def make_pod_training(
@@ -29,7 +29,7 @@ def make_pod_training(
     """The training of a step in this pod; `attempt` makes its name unique in the namespace.
 
     Raises:
-        InvalidInput: this process runs in no pod, or may not see its own.
+        InvalidInput: this process does not run in a pod, or may not read it.
     """
     settings = read_settings()
     namespace, name = _own_pod(settings.pod)
@@ -37,14 +37,14 @@ def make_pod_training(
     launcher = client.find("Pod", name)
     if launcher is None:
         raise InvalidInput(
-            f"There is no pod {name!r} in namespace {namespace!r}, but this step starts its nodes from its own pod. "
+            f"Pod {name!r} is not in namespace {namespace!r}, but this step starts its nodes from its own pod. "
             "Set FINE_TUNE_OWN_POD to NAMESPACE/NAME of the pod."
         )
     words = (
         step.verb,
         *flags(step, lineage.recipe.model_dump_json(), lineage.store.url, lineage.raw.url, lineage.dataset_version),
     )
-    # With the pod's own id: a pod that replaces this one makes a Job of its own, for this one's goes with this pod.
+    # With the pod's id: a pod that replaces this one creates another Job, because this Job is deleted with this pod.
     name = f"fine-tune-{step.verb}-{attempt}-{launcher['metadata']['uid'][:6]}"
     training = Training(name, lineage.recipe.hardware, words, launcher)
 
@@ -66,6 +66,6 @@ def _own_pod(setting: str | None) -> tuple[str, str]:
         return NAMESPACE_FILE.read_text(encoding="utf-8").strip(), socket.gethostname()
     except OSError as error:
         raise InvalidInput(
-            f"FINE_TUNE_DEPLOYMENT is kubernetes, but this process is in no pod ({NAMESPACE_FILE}: {error.strerror}). "
-            "Set it to local to start the nodes of the training on this machine."
+            "FINE_TUNE_DEPLOYMENT is kubernetes, but this process does not run in a pod "
+            f"({NAMESPACE_FILE}: {error.strerror}). Set it to local to start the nodes of the training on this machine."
         ) from error

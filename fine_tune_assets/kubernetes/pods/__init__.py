@@ -1,1 +1,1 @@
-"""What a pod is before there is one: the team's settings, and from them and a recipe its configuration."""
+"""The configuration of a step's pod: the team's settings, and what follows from them and a recipe."""

@@ -1,6 +1,6 @@
-"""From an asset's step, a recipe and the team's settings to its pod, in the form that dagster-k8s takes.
+"""The pod of an asset's step, made from a recipe and the team's settings, in the form that dagster-k8s takes.
 
-Pure: the same arguments give the same dictionary. Who applies it belongs to the executor's step_handler.py.
+Pure: the same arguments give the same dictionary. Applying it belongs to executor/step_handler.py.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from neuron_ops.recipe.schema import Recipe
 from neuron_ops.steps.table import Step
 
 SCRATCH = "/scratch"
-# The run launcher's volumes come to step pods too; a name of theirs would make the pod invalid.
+# Step pods get the run launcher's volumes too; a volume of the same name would make the pod invalid.
 SCRATCH_VOLUME, SHARED_MEMORY_VOLUME = "step-scratch", "step-shared-memory"
 
 # What Pod Security "restricted" demands.
@@ -25,7 +25,7 @@ POD_SECURITY = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault
 CONTAINER_SECURITY = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 
 # A pod whose node is taken away (spot, drain, preemption) is replaced by Kubernetes without a failure of the Job, and
-# only once it has really ended. Every other end is the Job's end: whether the step is tried again is Dagster's to say.
+# only once it has really ended. Any other end of the pod ends the Job, and Dagster decides whether to retry the step.
 REPLACED_WHEN_DISRUPTED = {
     "backoffLimit": 0,
     "podReplacementPolicy": "Failed",
@@ -38,13 +38,13 @@ Config = dict[str, Any]  # Any: the JSON of Kubernetes objects
 
 
 def pod_config(step: Step, recipe: Recipe, pods: Pods, *, finished: bool = False, resumes: bool = False) -> Config:
-    """The pod of a step; with `finished`, of one that only finds its artifact there and therefore books nothing.
+    """The pod of a step; with `finished`, of a step whose artifact exists already and which therefore books nothing.
 
-    Where a run `resumes` in another pod, Dagster makes its run launcher in every process, which needs a token for the
-    Kubernetes API. Otherwise a step has no business with that API, unless it creates pods itself.
+    If a run `resumes` in another pod, Dagster creates its run launcher in every process, which needs a token for the
+    Kubernetes API. Otherwise a step needs no token, unless it creates pods itself.
 
     Raises:
-        InvalidInput: the recipe's hardware does not work out.
+        InvalidInput: the recipe's instance type is missing or unknown.
     """
     waits = not finished and step.nodes(recipe) > 1
     books = booking(recipe.hardware) if step.needs_accelerator and not finished else NOTHING
@@ -52,7 +52,7 @@ def pod_config(step: Step, recipe: Recipe, pods: Pods, *, finished: bool = False
     labels = {QUEUE_LABEL: settings.queue} if settings.queue else {}
     if waits:
         # The nodes' own pods book the machines; this one creates them, follows their logs and waits. They copy its
-        # labels, and the queue is theirs to wait in: it would be absurd to queue twice for one training.
+        # labels and wait in the queue; this pod does not, because one training should not queue twice.
         books = Booking(taint=books.taint if settings.node_selector else None)
         settings = PodSettings(cpu=pods.default.cpu, memory=pods.default.memory).over(settings)
     return {
@@ -66,10 +66,10 @@ def pod_config(step: Step, recipe: Recipe, pods: Pods, *, finished: bool = False
 
 
 def refuse_accelerator(step: Step, limits: Mapping[str, object]) -> None:
-    """Refuse a pod of a step that runs without an accelerator and yet asks for one, in whatever configuration.
+    """Refuse a pod that asks for an accelerator, in any configuration, although its step runs without one.
 
     Raises:
-        InvalidInput: it does.
+        InvalidInput: the pod asks for an accelerator that its step does not use.
     """
     asked = [name for name in accelerator_resources() if name in limits]
     if asked and not step.needs_accelerator:

@@ -1,4 +1,4 @@
-"""What of a machine a pod books: extended resources and node placement, from the recipe's hardware alone."""
+"""The part of a machine that a pod books: extended resources and placement, from the recipe's hardware alone."""
 
 from fine_tune_assets.kubernetes.pods.settings import INSTANCE_TYPE_LABEL
 from neuron_ops.backends import find_backend
@@ -16,5 +16,5 @@ def booking(hardware: HardwareSection) -> Booking:
 
 
 def node_selector(books: Booking) -> dict[str, str]:
-    """Labels of the only nodes that have what is booked."""
+    """Labels of the nodes that have the booked resources; empty if any node does."""
     return {} if books.instance_type is None else {INSTANCE_TYPE_LABEL: books.instance_type}

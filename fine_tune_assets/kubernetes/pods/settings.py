@@ -1,4 +1,4 @@
-"""What a team's cluster looks like to the assets' pods: a few lines of YAML, in FINE_TUNE_PODS or a file it names.
+"""The team's settings of the assets' pods: a few lines of YAML, in FINE_TUNE_PODS or in a file that it names.
 
 How many accelerators a pod books is not a setting: it follows from the recipe's hardware (resources.py).
 """
@@ -64,17 +64,17 @@ class Toleration(_Closed):
 
 
 class PodSettings(_Closed):
-    """What pods get. Whatever is not given comes from the more general settings: `default`, then `training`, then the
-    asset's own."""
+    """Settings of pods. `default` holds for all; `training` and then the asset's own settings override it, and a field
+    that they do not give keeps its more general value."""
 
     image: str | None = None
     """Container image; null: the one of the run."""
     service_account: Name | None = None
     """Service account whose role reads and writes the store; null: the run's."""
     cpu: CpuQuantity | None = None
-    """CPU cores, requested and at most."""
+    """CPU cores, as request and limit."""
     memory: Quantity | None = None
-    """Main memory, requested and at most. A pod that uses more is killed."""
+    """Main memory, as request and limit. A pod that uses more is killed."""
     scratch: Quantity | None = None
     """Local disk for temporary files, mounted at /scratch and named by TMPDIR."""
     shared_memory: Quantity | None = None
@@ -92,7 +92,7 @@ class PodSettings(_Closed):
     queue: Name | None = None
     """Kueue's LocalQueue that the Jobs wait in."""
     deadline_minutes: Annotated[int, Field(ge=1)] | None = None
-    """Longest life of a step's Job, its waiting included."""
+    """Longest life of a step's Job in minutes, its waiting included."""
 
     @field_validator("node_selector")
     @classmethod
@@ -110,7 +110,7 @@ class PodSettings(_Closed):
         return volumes
 
     def over(self, general: Self) -> Self:
-        """These settings where they are given, else the more general ones."""
+        """These settings; a field that is not given comes from the more general ones."""
         given = {name: value for name, value in self if value is not None}
         return general.model_copy(update=given)
 
@@ -123,23 +123,23 @@ class Pods(_Closed):
     user: Annotated[int, Field(ge=1)] | None = None
     """User and file system group that pods run as; null: the image's own user, which must not be root."""
     pending_timeout_seconds: Seconds = 1800
-    """A step fails whose pod has not run for so long, or any pod of its several nodes. Nodes with accelerators need
-    minutes to appear."""
+    """A step fails when its pod, or the pod of one of its nodes, does not run within this time. Nodes with accelerators
+    need minutes to appear."""
     check_interval_seconds: Seconds = 15
-    """Seconds between two looks at the pods of a run, or of a training on several nodes: one list of pods each."""
+    """Seconds between two checks of the pods of a run, or of a training on several nodes; each lists the pods once."""
     max_disruptions: Annotated[int, Field(ge=0)] = 10
-    """How often one try of a step is started again because a node of it was taken away. Not counted as a retry."""
+    """How often one try of a step starts again because one of its nodes was taken away. Not counted as a retry."""
     default: PodSettings = PodSettings(cpu="1", memory="4Gi", scratch="20Gi")
     """Settings of every asset's pod."""
     training: PodSettings = PodSettings()
-    """Settings of the assets that the recipe's hardware makes: compiled_graph_cache and lora_checkpoints."""
+    """Settings of the assets that run on the recipe's hardware: compiled_graph_cache and lora_checkpoints."""
     assets: dict[str, PodSettings] = {}
     """Settings of one asset, by its name."""
 
     @model_validator(mode="after")
     def _known_assets(self) -> Self:
         if unknown := sorted(set(self.assets) - set(BY_ARTIFACT)):
-            raise ValueError(f"assets: there is no asset {unknown[0]!r}; there are {', '.join(BY_ARTIFACT)}")
+            raise ValueError(f"assets: {unknown[0]!r} is not an asset; the assets are {', '.join(BY_ARTIFACT)}")
         return self
 
     def settings(self, artifact: str, *, for_hardware: bool) -> PodSettings:
@@ -153,7 +153,7 @@ class Pods(_Closed):
 
 
 def load_pods(setting: str | None) -> Pods:
-    """What FINE_TUNE_PODS names, or holds: text of several lines is the YAML itself, as a ConfigMap can hold it.
+    """The settings that FINE_TUNE_PODS names or holds: text of several lines is the YAML itself, as in a ConfigMap.
 
     Raises:
         InvalidInput: it cannot be read, or a field in it is wrong.
@@ -175,7 +175,7 @@ def load_pods(setting: str | None) -> Pods:
 
 
 def pods_of_run(pods: Pods, run_config: Mapping[str, Any]) -> Pods:  # Any: Dagster's configuration of a run
-    """The team's settings with what one run's configuration of the executor changes of the limits."""
+    """The team's settings, with the limits that one run's executor configuration changes."""
     config = run_config.get("execution", {}).get("config", {})
     return pods.model_copy(update={name: config[name] for name in LIMITS if name in config})
 

@@ -155,13 +155,13 @@ def test_another_model_needs_the_commit_that_is_meant(script: Path) -> None:
         ("1e-4", "-1", "LEARNING_RATE='-1' cannot be training.learning_rate: should be greater than 0"),
         ("TRAIN_BATCH_SIZE=2", "TRAIN_BATCH_SIZE=1.5", "TRAIN_BATCH_SIZE='1.5' is not a whole number."),
         ("2048", "1001", "MAX_SEQ_LENGTH='1001' cannot be graph.sequence_length: should be a multiple of 8"),
-        ("TP_SIZE=8", "TP_SIZE=5", "INSTANCE_TYPE, TP_SIZE and PP_SIZE do not work out."),
-        ("TP_SIZE=8", "TP_SIZE=$(nproc)", "TP_SIZE is computed by the script, and nothing is run here."),
-        ("TP_SIZE=8", "TP_SIZE=${TP:-8}", "TP_SIZE is computed by the script, and nothing is run here."),
+        ("TP_SIZE=8", "TP_SIZE=5", "INSTANCE_TYPE, TP_SIZE and PP_SIZE do not fit together."),
+        ("TP_SIZE=8", "TP_SIZE=$(nproc)", "TP_SIZE is computed by the script, which is not run."),
+        ("TP_SIZE=8", "TP_SIZE=${TP:-8}", "TP_SIZE is computed by the script, which is not run."),
         ("SIZE=trn1.32xlarge", "SIZE=p5.48xlarge", "hardware.instance_type is 'ml.p5.48xlarge'"),
-        ("meta-llama/Llama-3.1-8B", "mistralai/Mistral-7B", "MODEL_ID='mistralai/Mistral-7B' is no Llama 3 model"),
+        ("meta-llama/Llama-3.1-8B", "mistralai/Mistral-7B", "MODEL_ID='mistralai/Mistral-7B' is not a Llama 3 model"),
         ("meta-llama/Llama-3.1-8B", "<model>", "MODEL_ID has no value."),
-        ("NAMESPACE=kubeflow", "NAMESPACE='kubeflow", "line 6 is no shell that can be read (No closing quotation)"),
+        ("NAMESPACE=kubeflow", "NAMESPACE='kubeflow", "line 6 cannot be read as shell (No closing quotation)"),
     ],
 )
 def test_a_script_that_cannot_be_meant_is_one_sentence(script: Path, old: str, new: str, said: str) -> None:
@@ -184,6 +184,6 @@ def test_files_that_cannot_be_read_or_written_are_one_sentence(script: Path, tmp
     assert "exists already" in _run(script, "--out", there).stderr
     assert there.read_text() == "name: mine\n"
     assert "must end in .yaml" in _run(script, "--out", tmp_path / "ours.txt").stderr
-    assert "is no folder" in _run(script, "--out", tmp_path / "absent" / "ours.yaml").stderr
+    assert "is not a folder" in _run(script, "--out", tmp_path / "absent" / "ours.yaml").stderr
     (tmp_path / "loop.yaml").symlink_to("loop.yaml")
     assert "cannot be written" in _run(script, "--out", tmp_path / "loop.yaml").stderr

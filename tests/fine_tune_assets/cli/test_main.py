@@ -178,7 +178,9 @@ def test_a_version_never_changes(project: Project, typed: Typed) -> None:
     assert project.raw.digest("v1") == before
 
 
-@pytest.mark.parametrize(("folder", "says"), [("nowhere", "is no folder"), (".", "holds no .jsonl or .parquet file")])
+@pytest.mark.parametrize(
+    ("folder", "says"), [("nowhere", "is not a folder"), (".", "holds no .jsonl or .parquet file")]
+)
 def test_a_folder_without_rows_is_refused(
     project: Project, typed: Typed, monkeypatch: pytest.MonkeyPatch, folder: str, says: str
 ) -> None:

@@ -87,7 +87,7 @@ def test_a_store_that_is_no_place_for_one_is_one_error(
 
 @pytest.fixture
 def shared(project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Settings of pods that share the project's store; no cluster is at hand."""
+    """Settings of pods that share the project's store; no cluster is configured."""
     settings = f"default: {{cpu: 2, volumes: [{{claim: data, mount: {project.root}}}]}}\n"
     monkeypatch.setenv("HOME", str(tmp_path / "nobody"))
     monkeypatch.setenv("FINE_TUNE_PODS", settings)
@@ -102,7 +102,7 @@ def test_for_kubernetes_the_plan_says_that_no_cluster_was_asked(project: Project
     asked, local = typed("plan", "v1", "--deployment", "kubernetes"), typed("plan", "v1", "--deployment", "local")
 
     assert (asked.exit_code, asked.stderr) == (0, "")
-    assert "note No cluster is at hand (KUBECONFIG), so none was asked." in " ".join(asked.stdout.split())
+    assert "note The cluster was not checked: none is configured." in " ".join(asked.stdout.split())
     assert "No cluster" not in local.stdout
 
 
@@ -113,7 +113,7 @@ def test_for_kubernetes_the_plan_says_that_no_cluster_was_asked(project: Project
         (
             "training: {cpu: 200}",
             [],
-            "The pod of lora_checkpoints asks for 200 of cpu, but trn1.32xlarge has 128, so that no node will ever do.",
+            "The pod of lora_checkpoints asks for 200 of cpu, but trn1.32xlarge has 128, so no node can run it.",
         ),
         (
             "training: {memory: 1Ti}",
@@ -123,7 +123,7 @@ def test_for_kubernetes_the_plan_says_that_no_cluster_was_asked(project: Project
         (
             "assets: {evaluation: {memory: 8Gi, shared_memory: 16Gi}}",
             [],
-            "The pod of evaluation has 8Gi of memory, and shared_memory of 16Gi is part of it.",
+            "The pod of evaluation has 8Gi of memory, less than its shared_memory of 16Gi, which is part of it.",
         ),
     ],
 )
@@ -154,7 +154,7 @@ def test_settings_of_pods_that_are_wrong_are_one_error(
     monkeypatch.setenv("FINE_TUNE_PODS", "assets: {lora: {cpu: 2}}\n")
 
     assert_refused(
-        typed("plan", "v1", "--deployment", "kubernetes"), 2, "there is no asset 'lora'; there are base_model"
+        typed("plan", "v1", "--deployment", "kubernetes"), 2, "'lora' is not an asset; the assets are base_model"
     )
 
 

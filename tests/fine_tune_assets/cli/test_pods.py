@@ -37,7 +37,7 @@ def test_one_assets_pod_can_be_asked_for_as_it_is_once_its_artifact_is_finished(
 @pytest.mark.parametrize(
     ("words", "environment", "said"),
     [
-        (["pods", "lora"], {}, "There is no asset 'lora'. There are base_model,"),
+        (["pods", "lora"], {}, "'lora' is not an asset. The assets are base_model,"),
         (["pods"], {"FINE_TUNE_STORE": "/home/me"}, "The store '/home/me' is a folder of one pod"),
         (["pods"], {"FINE_TUNE_PODS": "/none.yaml"}, "FINE_TUNE_PODS names '/none.yaml', which cannot be read"),
         (

@@ -73,7 +73,7 @@ REFUSED_MERGES = {
     "base not there": (BASE.parent / "nowhere", f"{ADAPTER}", 3, "nowhere"),
     "adapter not there": (BASE, f"{ADAPTER.parent / 'nowhere'}", 3, "is not a PEFT adapter"),
     "another base": (FIXTURES / "bases" / "llama-h8-kv2-bf16", f"{ADAPTER}", 2, "Give the base model"),
-    "weight is a word": (BASE, f"{ADAPTER}=half", 2, "'half' is no number. Write FOLDER=WEIGHT"),
+    "weight is a word": (BASE, f"{ADAPTER}=half", 2, "'half' is not a number. Write FOLDER=WEIGHT"),
     "weight is zero": (BASE, f"{ADAPTER}=0", 2, "other than 0"),
     "weight is no number": (BASE, f"{ADAPTER}=nan", 2, "finite number"),
 }
@@ -159,8 +159,8 @@ def test_a_place_that_cannot_be_written_is_refused(command: str, typed: Typed, t
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("merge", BASE, "s3://bucket/out", "--adapter", ADAPTER), "s3:/bucket/out is no local folder"),
-        (("consolidate", CHECKPOINT, "s3://bucket/out", *NAMED), "s3:/bucket/out is no local folder"),
+        (("merge", BASE, "s3://bucket/out", "--adapter", ADAPTER), "s3:/bucket/out is not a local folder"),
+        (("consolidate", CHECKPOINT, "s3://bucket/out", *NAMED), "s3:/bucket/out is not a local folder"),
         (("consolidate", CHECKPOINT, "out", *NAMED, "--max-shard-gb", "nan"), "--max-shard-gb is nan"),
         (("merge", BASE, "o" * 300, "--adapter", ADAPTER), "File name too long"),
     ],

@@ -136,7 +136,7 @@ def test_a_permission_that_a_run_needs_is_missed_before_it_starts(
     [problem] = preflight(settings, recipe)
 
     assert problem.blocking
-    assert problem.text.startswith("Who asks may not create jobs in namespace team, as a run has to.")
+    assert problem.text.startswith("This account may not create jobs in namespace team, and a run has to.")
 
 
 def test_what_may_not_be_looked_at_is_a_note(cluster: Cluster, settings: Settings, recipe: Recipe) -> None:
@@ -145,7 +145,7 @@ def test_what_may_not_be_looked_at_is_a_note(cluster: Cluster, settings: Setting
     cluster.server.faults.append(Fault("GET .*/serviceaccounts/steps", status=403))
 
     assert preflight(settings, recipe) == [
-        Problem(False, "Whether ServiceAccount steps is there is not known: this account may not look.")
+        Problem(False, "This account may not read ServiceAccount steps, so it is unknown whether it exists.")
     ]
 
 
@@ -166,7 +166,7 @@ def test_credentials_that_are_out_of_date_are_one_error(cluster: Cluster, settin
     assert cluster.server is not None
     cluster.server.faults.append(Fault("GET .*/team$", status=401))
 
-    with pytest.raises(InvalidInput, match=r"does not know who asks to .*: .*\. Log in again"):
+    with pytest.raises(InvalidInput, match=r"does not accept these credentials to .*: .*\. Log in"):
         preflight(settings, recipe)
 
 

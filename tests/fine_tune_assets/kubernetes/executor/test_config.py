@@ -25,7 +25,7 @@ pytestmark = pytest.mark.cluster
         ({"jobb_image": "x"}, 'unexpected config entry "jobb_image"'),
         (
             {"per_step_k8s_config": {"lora_checkpoint": {}}},
-            "names 'lora_checkpoint', which is no asset. There are base",
+            "names 'lora_checkpoint', which is not an asset. The assets are base",
         ),
     ],
 )

@@ -57,11 +57,11 @@ def test_a_process_that_is_in_no_pod_cannot_start_others(
     monkeypatch.setenv("KUBECONFIG", str(cluster.kubeconfig))
 
     monkeypatch.setenv("FINE_TUNE_OWN_POD", f"{cluster.namespace}/nobody")
-    with pytest.raises(InvalidInput, match="There is no pod 'nobody' in namespace 'default'"):
+    with pytest.raises(InvalidInput, match="Pod 'nobody' is not in namespace 'default'"):
         make_pod_training(BY_VERB["train"], lineage, Pods(), "1", print)
 
     monkeypatch.delenv("FINE_TUNE_OWN_POD")
-    with pytest.raises(InvalidInput, match="this process is in no pod"):
+    with pytest.raises(InvalidInput, match="this process does not run in a pod"):
         make_pod_training(BY_VERB["train"], lineage, Pods(), "1", print)
 
 
