@@ -1,10 +1,10 @@
-# Two commands matter: `make demo` and `make test`. Both make their own virtual environment in .venv.
+# Two commands matter: `make demo` and `make test`. Both create their own virtual environment in .venv.
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 VERSION := demo-v1
 
-# Dagster keeps its instance here, and the artifacts lie beside it in .fine_tune/artifacts.
+# Dagster keeps its instance here; the artifacts are beside it in .fine_tune/artifacts.
 export DAGSTER_HOME := $(CURDIR)/.fine_tune/dagster
 export FINE_TUNE_STORE := $(CURDIR)/.fine_tune/artifacts
 export DAGSTER_DISABLE_TELEMETRY := 1
@@ -13,9 +13,9 @@ export DAGSTER_DISABLE_TELEMETRY := 1
 
 help:
 	@echo "make demo    fine-tune, merge and judge the shipped model on the shipped dataset ($(VERSION))"
-	@echo "make ui      open the Dagster UI on what the demo made: http://localhost:3000"
+	@echo "make ui      open the Dagster UI with the artifacts of the demo: http://localhost:3000"
 	@echo "make test    everything that CI runs: lint, types, all tests"
-	@echo "make check   the same for the inner loop: about a minute of tests. Left out are the slow, browser and cluster"
+	@echo "make check   the same for the inner loop: about a minute of tests. It leaves out the slow, browser and cluster"
 	@echo "             tests, those of the test cluster itself (tests/cluster) and of the manifests (tests/deployments)"
 	@echo "make images  build both container images; docs/kubernetes.md says how to push them"
 	@echo "make clean   remove the environment and everything the demo made"
@@ -61,7 +61,7 @@ tools: install
 
 install: $(VENV)/installed
 
-# torch first and by itself: its CPU build, where one is offered, is chosen by the exact version.
+# torch first and by itself: the exact version in the constraints chooses its CPU build, if the index has one.
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt torch

@@ -3,8 +3,9 @@
 python benchmarks/cluster.py [--runs 5] [--watched 200]
 
 Everything runs on the test cluster of tests/cluster: pods are processes of this machine, PostgreSQL and S3 are real
-servers. Printed: CPU seconds of loading the code location in a pod; of one step, command and pod together, in turn with
-the stock executor; requests for each look at a run; and many watched runs. Many whole runs are cluster_storm.py's.
+servers. It prints the CPU seconds of loading the code location in a pod; those of one step, command and pod together,
+in turn with the stock executor; the requests of each check of a run; and both for many watched runs. Many whole runs
+belong to cluster_storm.py.
 """
 
 import argparse
@@ -81,7 +82,7 @@ def steps(deploy: Callable[[str], Deployment], runs: int) -> None:
 
 
 def watch_many(folder: Path, count: int) -> None:
-    """Observers of many runs against one API server: what a look costs, in requests and CPU."""
+    """Observers of many runs against one API server: what a check costs, in requests and CPU."""
     with Cluster(folder) as cluster:
         for run in range(count):
             for step in range(NUM_STEPS):
@@ -130,7 +131,7 @@ def _chain(deployment: Deployment) -> float:
 
 @contextmanager
 def servers(folder: Path, step_pods: int = 110) -> Iterator[Callable[[str], Deployment]]:
-    """PostgreSQL, S3 and a cluster for each deployment; gives what makes a deployment for one of the executors."""
+    """PostgreSQL, S3 and a cluster for each deployment; yields a function that makes a deployment for an executor."""
     os.environ |= {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_DEFAULT_REGION": "us-east-1"}
     logging.getLogger("werkzeug").setLevel(logging.ERROR)  # not a line for each request
     s3 = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)

@@ -28,7 +28,7 @@ def link(index: int) -> dg.AssetsDefinition:
 
 
 def executor() -> dg.ExecutorDefinition:
-    """The one that is measured; loading it is part of its cost."""
+    """The executor that is measured; loading it is part of its cost."""
     if os.environ["EXECUTOR"] == "stock":
         from dagster_k8s import k8s_job_executor
 

@@ -1,12 +1,12 @@
-"""Many whole runs at once, each of seven steps in pods of their own: whether every step runs exactly once.
+"""Many whole runs at once, each of seven steps in their own pods: checks that every step runs exactly once.
 
 python benchmarks/cluster_storm.py [--runs 200] [--run-pods 50] [--step-pods 60]
 
-All runs are launched at once; how many of their pods run at once is the nodes' capacity, and the others wait in the
-cluster. Everything is as in benchmarks/cluster.py but for the image (warm_image.py): its containers are forks of a
-process that has imported Dagster already. Each step leaves a file for each time that it runs, so the count comes from
-outside. Printed: runs that failed, steps lost and run twice, wall and CPU seconds, what the runs asked of the API
-server for each look, and PostgreSQL's connections at the peak.
+All runs are launched at once; the nodes' capacity decides how many of their pods run at once, and the others wait in
+the cluster. Everything is as in benchmarks/cluster.py except the image (warm_image.py): its containers are forks of a
+process that has imported Dagster already. Each step leaves a file for each time that it runs, so the count does not
+depend on Dagster. It prints the runs that failed, the steps that were lost or ran twice, wall and CPU seconds, the
+runs' requests to the API server for each check, and PostgreSQL's connections at the peak.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from tests.cluster.deployment import Deployment
 from tests.cluster.pod_setup import Image
 
 CHECK_SECONDS = 15
-"""Between two looks of a run at its pods: the default of pods.check_interval_seconds."""
+"""Seconds between two checks of a run's pods: the default of pods.check_interval_seconds."""
 MODULES = [
     "dagster._cli",
     "dagster_aws.s3",
@@ -45,7 +45,7 @@ MODULES = [
 TAINT = {"key": "runs", "effect": "NoSchedule"}
 TOLERATION = {"key": "runs", "operator": "Exists"}
 ON_RUN_NODE = {"pod_spec_config": {"node_selector": {"for": "runs"}, "tolerations": [TOLERATION]}}
-# Of these verbs and kinds, only what Dagster's side sends: the cluster's own parts list without a namespace.
+# Only Dagster's side sends these verbs and kinds: the cluster's own parts list without a namespace.
 ASKED = re.compile(
     r"(GET .*/namespaces/\w+/(?:pods|jobs|events)|GET .*/jobs/\S+|POST .*/namespaces/\w+/jobs|DELETE .*/jobs/\S+)$"
 )
@@ -77,7 +77,7 @@ def main() -> None:
 
 
 def storm(deployment: Deployment, instance: DagsterInstance, count: int) -> None:
-    """The runs, from launch to end."""
+    """Run them all, from launch to end."""
     started = time.monotonic()
     ids = launch(deployment, instance, count)
     print(f"{count} runs launched in {time.monotonic() - started:.0f} s", flush=True)
@@ -101,7 +101,7 @@ def storm(deployment: Deployment, instance: DagsterInstance, count: int) -> None
 
 
 def launch(deployment: Deployment, instance: DagsterInstance, count: int) -> set[str]:
-    """Launch runs of the chain as a daemon does, one after another; their ids."""
+    """Launch runs of the chain as a daemon does, one after another, and return their ids."""
     repository = ReconstructableRepository.for_module(deployment.module, "definitions", str(ROOT))
     job = repository.get_reconstructable_job("chain")
     definition, origin = job.get_definition(), job.get_python_origin()
@@ -113,7 +113,7 @@ def launch(deployment: Deployment, instance: DagsterInstance, count: int) -> set
 
 
 def wait(deployment: Deployment, instance: DagsterInstance, started: float) -> None:
-    """Until all runs are over, with a line a minute."""
+    """Wait until all runs have ended, and print a line every minute."""
     said = started
     while True:
         deployment.cluster.raise_errors()
@@ -129,7 +129,7 @@ def wait(deployment: Deployment, instance: DagsterInstance, started: float) -> N
 
 
 def print_requests(deployment: Deployment, count: int, looks: float) -> None:
-    """What the runs asked of the API server."""
+    """Print the runs' requests to the API server."""
     assert deployment.cluster.server is not None
     asked = [text for text in deployment.cluster.server.requests if ASKED.match(text)]
     kinds = Counter(re.sub(r"/jobs/\S+", "/jobs/NAME", text).replace("/namespaces/default", "") for text in asked)
@@ -140,7 +140,7 @@ def print_requests(deployment: Deployment, count: int, looks: float) -> None:
 
 @contextmanager
 def connections(database: str) -> Iterator[list[int]]:
-    """A list whose one number grows to the most connections that there were at one time."""
+    """A list with one number: the most connections that were open at one time so far."""
     peak, over = [0], threading.Event()
 
     def sample() -> None:

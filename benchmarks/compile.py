@@ -1,8 +1,8 @@
 """What compiled graphs cost and save on a CPU: `python benchmarks/compile.py [--runs 3]`.
 
 Warm-ups on the demo's training (the loop's own program: an evaluation, two steps, an evaluation), each a process of
-its own, in turn: eager, compiled with an empty cache, compiled with a copy of the cache that this left. Then, how long
-a second dataset version takes to find what the first one compiled. CPU seconds count user and system, children
+its own, in turn: eager, compiled with an empty cache, compiled with a copy of the cache that the second left. Then,
+how long a second dataset version takes to find the graphs of the first. CPU seconds count user and system, children
 included; one thread.
 """
 
@@ -61,7 +61,7 @@ def main() -> None:
 
 
 def warm_up_all(folder: Path, eager: Path, compiled: Path, store: Path, number: int) -> dict[str, dict[str, float]]:
-    """The three ways, one after the other."""
+    """Run the three ways, one after the other."""
     empty, full = folder / f"empty-{number}", folder / f"full-{number}"
     empty.mkdir()
     found = {"eager": warm_up(eager, store, folder / "unused"), "cold": warm_up(compiled, store, empty)}
@@ -70,7 +70,7 @@ def warm_up_all(folder: Path, eager: Path, compiled: Path, store: Path, number: 
 
 
 def warm_up(recipe: Path, store: Path, cache: Path) -> dict[str, float]:
-    """Seconds of its parts, and CPU seconds of its process."""
+    """Seconds of the warm-up's parts, and CPU seconds of its process."""
     with tempfile.TemporaryDirectory() as out:
         argv = [sys.executable, "-m", "neuron_ops.steps.warmup", "--recipe", str(recipe), "--store", str(store)]
         cost = spent([*argv, "--out", out], {"TORCHINDUCTOR_CACHE_DIR": str(cache)})
@@ -78,7 +78,7 @@ def warm_up(recipe: Path, store: Path, cache: Path) -> dict[str, float]:
 
 
 def compare(rounds: list[dict[str, dict[str, float]]]) -> None:
-    """One line for each way."""
+    """Print one line for each way."""
     names = ("first_evaluation_seconds", "first_step_seconds", "second_step_seconds", "cpu")
     print(f"medians of {len(rounds)} runs\n")
     print("way      first evaluation (s)   first step (s)   second step (s)   process (CPU s)")
@@ -102,7 +102,7 @@ def compare(rounds: list[dict[str, dict[str, float]]]) -> None:
 
 
 def write_recipes(folder: Path) -> tuple[Path, Path]:
-    """The demo's recipe as it is, and compiled."""
+    """Write the demo's recipe as it is, and with compilation."""
     from neuron_ops.recipe.file import load_recipe
 
     files = []

@@ -2,7 +2,7 @@
 
 python benchmarks/merge.py [--shapes 1b|3b|8b] [--runs 5] [--folder /dev/shm] [--peft] [--peers PYTHON]
 
-PYTHON is an interpreter that has axolotl and mergekit, whose pins do not go together with ours.
+PYTHON is an interpreter that has axolotl and mergekit, whose pinned versions conflict with ours.
 """
 
 import argparse
@@ -48,7 +48,7 @@ def peers(interpreter: Path, base: Path, adapter: Path, out: Path) -> Programs:
     """The programs of axolotl and mergekit, on the CPU."""
     recipe = adapter.with_suffix(".yaml")
     recipe.write_text(MERGEKIT.format(base=base, adapter=adapter))
-    # Within `out`, so that what mergekit keeps of its merge through PEFT is removed with it.
+    # Within `out`, so that the files that mergekit keeps of its merge through PEFT are removed with it.
     options = ["--lora-merge-cache", str(out / "cache"), "--no-copy-tokenizer", "--lazy-unpickle"]
     return {
         "axolotl, memory-efficient merge": ([str(interpreter), *python(AXOLOTL, base, adapter, out)[1:]], None),

@@ -1,6 +1,6 @@
 """Models, adapters and sharded checkpoints of Llama's shapes with random bf16 weights, and processes to compare.
 
-Shared by the benchmarks. Generating needs numpy and runs in a process of its own: the peak memory that the kernel
+Shared by the benchmarks. Generating needs numpy and runs in a separate process: the peak memory that the kernel
 reports for a child starts at that of the process that started it, so the measuring process has to stay small.
 """
 
@@ -142,7 +142,7 @@ class Cost:
 
 
 def run(command: Sequence[str], environment: Mapping[str, str] | None = None) -> Cost:
-    """Run a program to its end and ask the kernel what it took."""
+    """Run a program to its end, and ask the kernel for its time and memory."""
     import time
 
     start = time.perf_counter()
@@ -164,14 +164,14 @@ OURS = {"OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY), "PYTHONDONTW
 
 
 Programs = dict[str, tuple[list[str], Mapping[str, str] | None]]
-"""By name: a command and what its environment has besides ours."""
+"""By name: a command, and the variables that its environment adds to ours."""
 
 
 def compare(programs: Programs, out: Path, runs: int) -> None:
     """Run all programs in turn, `runs` times, and print medians and their ratio to the first.
 
-    Each is preceded by an unmeasured run of the first. A virtual machine gives memory that lies idle for seconds back
-    to its host, and whoever writes gigabytes next pays for fetching it again: twice the cost of the copy, by chance.
+    Each is preceded by an unmeasured run of the first. A virtual machine returns memory that is idle for seconds to
+    its host, and the next program that writes gigabytes pays to fetch it again: by chance, twice the cost of the copy.
     """
     costs: dict[str, list[Cost]] = {name: [] for name in programs}
     first = next(iter(programs))

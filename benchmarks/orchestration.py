@@ -1,8 +1,8 @@
 """What this project adds to Dagster's own cost: `python benchmarks/orchestration.py`.
 
-Two pairs, each run in turn as processes of their own: loading the code location against `import dagster` with empty
-definitions, and materializing the finished graph once more against a chain of as many assets that do nothing. Printed:
-CPU seconds (user + system, children included), their ratio or their difference per asset, medians over the runs.
+Two pairs, each run in turn as separate processes: loading the code location against `import dagster` with empty
+definitions, and materializing the finished graph once more against a chain of as many assets that do nothing. It prints
+CPU seconds (user + system, children included), their ratio or their difference per asset, as medians over the runs.
 The finished graph is made first if it is not there (about a minute).
 """
 

@@ -1,9 +1,9 @@
 """`prepare` against the usual way, on 15,000 rows like dolly's: `python benchmarks/prepare.py`.
 
 Ours is `prepare_dataset`; the usual way is `datasets.map` with transformers' `apply_chat_template` on one row after the
-other (TRL's), which does not pack. Every run is a process of its own, in turn, over the same rows and the same
-32,000-token tokenizer, which are made first (half a minute). Printed: CPU seconds of the whole process and without its
-imports, peak memory, the ratios, and how full the sequences are against one row per sequence.
+other (TRL's), which does not pack. Every run is a separate process, in turn, over the same rows and the same
+32,000-token tokenizer, which are made first (half a minute). It prints CPU seconds of the whole process and without its
+imports, peak memory, the ratios, and how full the sequences are compared with one row per sequence.
 """
 
 import argparse
@@ -28,7 +28,7 @@ HEADER_TOKENS = ["<|start_header_id|>", "<|end_header_id|>"]
 
 
 def main() -> None:
-    """Make the input, or run one of the two ways in this process (what the subprocesses are started with)."""
+    """Make the input, or run one of the two ways in this process (as the subprocesses do)."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=15_000)
     parser.add_argument("--runs", type=int, default=3)

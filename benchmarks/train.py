@@ -1,8 +1,8 @@
 """The training loop against a bare one, and packed against padded rows: `python benchmarks/train.py`.
 
-Bare is forward, backward, clip, step over batches that lie ready in memory: same model, adapter, rows and settings,
-and nothing else. Every run is a process of its own, in turn, on one thread. Counted are CPU seconds of the steps after
-the first ten, so without imports, evaluation and checkpoints. The model has the demo's shape and random weights.
+The bare loop does forward, backward, clip and step over batches in memory: same model, adapter, rows and settings, and
+nothing else. Every run is a separate process, in turn, on one thread. It counts CPU seconds of the steps after the
+first ten, so without imports, evaluation and checkpoints. The model has the demo's shape and random weights.
 """
 
 import argparse
@@ -23,7 +23,7 @@ WARM_UP = 10
 
 
 def main() -> None:
-    """Make the input, or run one of the ways in this process (what the subprocesses are started with)."""
+    """Make the input, or run one of the ways in this process (as the subprocesses do)."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--runs", type=int, default=5)
@@ -63,7 +63,7 @@ def show_ratio(
     theirs: list[dict[str, float]],
     measure: Callable[[dict[str, float]], float],
 ) -> None:
-    """The ratio of neighbouring runs: what else the machine does meanwhile weighs on both alike."""
+    """Print the ratio of neighbouring runs: other load on the machine affects both alike."""
     ratios = sorted(measure(one) / measure(other) for one, other in zip(ours, theirs, strict=True))
     print(f"\n{name}: median {statistics.median(ratios):.3f}, from {ratios[0]:.3f} to {ratios[-1]:.3f}", end="")
     print(f"; lowest against lowest {min(map(measure, ours)) / min(map(measure, theirs)):.3f}")
@@ -90,14 +90,14 @@ def run_loop(folder: Path, steps: int, rows: str = "packed") -> dict[str, float]
 
 
 def run_bare(folder: Path, steps: int) -> dict[str, float]:
-    """The least that trains the same model on the same rows."""
+    """The smallest loop that trains the same model on the same rows."""
     import torch
 
     from neuron_ops.backends import open_backend
     from neuron_ops.training.batches import Rows, Schedule
 
     recipe = make_recipe(steps)
-    backend = open_backend(recipe)  # for its model with its adapter; the loop below is its own
+    backend = open_backend(recipe)  # for the model with its adapter; the loop is the one below
     model = backend.load_model(folder / "model", recipe).train()
     parameters = list(backend.trainable(model).values())
     optimizer = torch.optim.AdamW(parameters, lr=recipe.training.learning_rate, weight_decay=0.0)
@@ -138,7 +138,7 @@ class LogClock(logging.Handler):
             self._times.append(time.process_time())
 
     def seconds_per_step(self, steps: int) -> float:
-        """Between the first line, after ten steps, and the last."""
+        """Seconds per step between the first line, after ten steps, and the last."""
         return (self._times[-1] - self._times[0]) / (steps - WARM_UP)
 
 
@@ -151,7 +151,7 @@ def make_recipe(steps: int):  # type: ignore[no-untyped-def]
 
 
 def real_tokens(folder: Path, steps: int) -> float:
-    """Tokens per step that are no padding, over the measured steps."""
+    """Tokens per step that are not padding, over the measured steps."""
     from neuron_ops.training.batches import Rows, Schedule
 
     rows, schedule = Rows(folder), Schedule(make_recipe(steps).training.seed, 4, 1, 1, 0)

@@ -3,7 +3,8 @@
 Importing Dagster costs a pod 2 to 3 CPU seconds, so 1,600 pods would take more than an hour of two cores. Here a pod's
 process is a small program in the image, `dagster`, that hands its arguments, environment, folder and output to the warm
 process. That one forks; the small program passes signals on, waits, and ends as the fork ended. When it is killed, its
-fork is killed. What is saved is the imports and nothing else; dagster_k8s is imported too, which a step's pod does not.
+fork is killed. Only the imports are saved; the warm process also imports dagster_k8s, which a step's pod
+does not.
 """
 
 import atexit
@@ -26,7 +27,7 @@ HERE = Path(__file__).parent
 SOCKET = "warm.socket"
 HEADER = 4
 KILLED = 256
-"""What is added to the number of the signal that ended a fork, to tell it from an exit code."""
+"""Added to the number of a signal that ended a fork, to distinguish it from an exit code."""
 # It must start fast: no site-packages, no environment, few imports.
 CLIENT = """#!{python} -IS
 import marshal, os, signal, socket, sys
@@ -49,7 +50,7 @@ os._exit(code)
 
 @contextlib.contextmanager
 def warm_image(folder: Path, modules: list[str], environment: Mapping[str, str]) -> Iterator[Path]:
-    """The folder of the image's programs, as long as its warm process runs."""
+    """The folder of the image's programs, while its warm process runs."""
     folder.mkdir(parents=True)
     path = folder / SOCKET
     client = folder / "dagster"
@@ -80,7 +81,7 @@ class Warm:
     forks: dict[socket.socket, int] = field(default_factory=dict)
 
     def serve(self) -> None:
-        """Until standard input ends."""
+        """Serve until standard input ends."""
         self.selector.register(self.listener, selectors.EVENT_READ, self.accept)
         self.selector.register(sys.stdin, selectors.EVENT_READ, None)
         while True:
@@ -112,12 +113,12 @@ class Warm:
             os.close(file)
 
     def client_ended(self, client: socket.socket) -> None:
-        """The pod's process was killed, and so is what it stands for."""
+        """The pod's process was killed, so kill its fork too."""
         self.selector.unregister(client)
         _kill(self.forks[client])
 
     def fork_ended(self, client: socket.socket, pid: int, ended: int) -> None:
-        """Tell the pod's process how."""
+        """Tell the pod's process how its fork ended."""
         self.selector.unregister(ended)
         os.close(ended)
         code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
@@ -130,13 +131,13 @@ class Warm:
 
 
 def _kill(pid: int) -> None:
-    os.kill(pid, signal.SIGKILL)  # nobody but this process waits for it, so the number is still its own
+    os.kill(pid, signal.SIGKILL)  # only this process waits for it, so the number is still its own
     with contextlib.suppress(ProcessLookupError):  # killed before it had a group
         os.killpg(pid, signal.SIGKILL)
 
 
 def become(argv: list[str], environment: dict[str, str], folder: str, files: list[int]) -> None:
-    """In a fork: be the process that the client stands for, to its end."""
+    """In a fork: run as the process that the client stands for, to its end."""
     os.setsid()
     for number, file in enumerate(files):
         os.dup2(file, number)
@@ -168,7 +169,7 @@ def main(path: str, *modules: str) -> None:
     for module in modules:
         importlib.import_module(module)
     gc.collect()
-    gc.freeze()  # what is there is shared by all forks: the collector would write to it
+    gc.freeze()  # all forks share the objects that exist now: the collector would write to them
     assert threading.active_count() == 1, threading.enumerate()
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(f"{path}.new")

@@ -1,8 +1,8 @@
 # syntax=docker/dockerfile:1
-# The steps that use Trainium, compile and train, on AWS's own image: compiler, runtime and torch are theirs, untouched.
+# The steps that use Trainium, compile and train, on AWS's own image: compiler, runtime and torch stay as they are there.
 # Not run on Trainium. Built from the repository's root by deployments/docker/build.
 #
-# A tag can be moved. Before production, look its digest up once and pass it: --build-arg NEURON=…@sha256:…
+# A tag can be moved. Before production, look up its digest once and pass it: --build-arg NEURON=…@sha256:…
 ARG NEURON=public.ecr.aws/neuron/pytorch-training-neuronx:2.8.0-neuronx-py311-sdk2.26.1-ubuntu22.04
 
 FROM ${NEURON}
@@ -28,7 +28,7 @@ ENV DAGSTER_HOME=/opt/dagster/dagster_home \
     HF_HOME=/tmp/huggingface \
     MPLCONFIGDIR=/tmp/matplotlib \
     PYTHONUNBUFFERED=1
-# AWS's entry point prints their telemetry notice and starts what it is given; pods give the whole command themselves.
+# AWS's entry point prints a telemetry notice and starts its arguments; pods name the whole command themselves.
 ENTRYPOINT []
 USER 10001:10001
 WORKDIR /home/fine-tune

@@ -4,7 +4,7 @@
 ARG PYTHON=public.ecr.aws/docker/library/python:3.11-slim-bookworm
 
 FROM ${PYTHON} AS build
-# An index with CPU builds of torch, given here, leaves several GB of CUDA libraries out of the image.
+# An index with CPU builds of torch keeps several GB of CUDA libraries out of the image.
 ARG PIP_EXTRA_INDEX_URL=""
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /src
@@ -28,6 +28,6 @@ ENV PATH=/opt/fine-tune/bin:$PATH \
     HF_HOME=/tmp/huggingface \
     MPLCONFIGDIR=/tmp/matplotlib \
     PYTHONUNBUFFERED=1
-# A number, because Kubernetes cannot tell of a name that it is not root.
+# A number, because Kubernetes cannot tell from a name whether the user is root.
 USER 10001:10001
 WORKDIR /home/fine-tune

@@ -60,7 +60,7 @@ def test_a_list_of_volumes_replaces_the_more_general_one() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("assets: {lora_checkpoint: {cpu: 2}}", "there is no asset 'lora_checkpoint'; there are base_model,"),
+        ("assets: {lora_checkpoint: {cpu: 2}}", "'lora_checkpoint' is not an asset; the assets are base_model,"),
         ("default: {memory: -4Gi}", "default.memory: must be an amount such as 64Gi, got '-4Gi'"),
         ("default: {memory: 0}", "got '0'"),
         ("default: {memory: 4m}", "got '4m'"),
