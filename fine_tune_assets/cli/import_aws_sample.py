@@ -98,7 +98,7 @@ def _fixed(recipe: Recipe, variables: Mapping[str, str | None]) -> Iterator[str]
     yield f"The base model is pinned to commit {str(recipe.base_model.revision)[:12]}; the sample took the newest one."
     yield (
         f"All {world.processes_per_node} cores train, TP {world.tensor_parallel_size} x DP {world.data_parallel_size}; "
-        "the sample's template started 8 processes whatever the instance."
+        "the sample's template started 8 processes on every instance type."
     )
     if world.data_parallel_size > 1:
         yield (

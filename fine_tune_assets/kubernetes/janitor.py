@@ -52,8 +52,8 @@ def sweep(instance: DagsterInstance, namespace: str | None, *, dry_run: bool = F
     # A run's own Job ends by itself, a moment after the run.
     jobs = client.find_all("Job", labels=f"{RUN_LABEL},{COMPONENT_LABEL}!=run_worker")
     run_of = {job["metadata"]["name"]: job["metadata"]["labels"][RUN_LABEL] for job in jobs}
-    over = orphans(instance, run_of.values())
-    left = [name for name in unfinished(jobs) if run_of[name] in over]
+    finished = orphans(instance, run_of.values())
+    left = [name for name in unfinished(jobs) if run_of[name] in finished]
     return left if dry_run else [name for name in left if client.delete("Job", name)]
 
 

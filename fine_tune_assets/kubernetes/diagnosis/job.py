@@ -26,8 +26,8 @@ def diagnose(job: Object | None, pods: Sequence[Object]) -> State:
     """The state of one step; `pods` are the pods of its Job."""
     pods = sorted(pods, key=lambda pod: str(pod["metadata"].get("creationTimestamp", "")))
     for pod in pods:
-        if (overfull := evicted_by_itself(pod, named(pod))) is not None:
-            return overfull
+        if (evicted := evicted_by_itself(pod, named(pod))) is not None:
+            return evicted
     if (runs := running_pod(pods)) is not None:
         return runs
     if job is None:

@@ -124,8 +124,8 @@ def waiting(pod: Object, who: str) -> Waiting:
 
 def ended(pod: Object, who: str) -> Ended:
     """How a pod that did not succeed has ended."""
-    if (overfull := evicted_by_itself(pod, who)) is not None:
-        return overfull
+    if (evicted := evicted_by_itself(pod, who)) is not None:
+        return evicted
     exits = [(status, (status.get("state") or {}).get("terminated") or {}) for status in _container_statuses(pod)]
     for status, exit_ in exits:
         if exit_.get("reason") == "OOMKilled":

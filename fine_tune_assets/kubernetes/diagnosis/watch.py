@@ -84,8 +84,8 @@ class Watch:
         return self._wait(state, now)
 
     def _end(self, state: Ended) -> Verdict:
-        # The step's report may have reached the event log after Dagster last read it. By the next look it has been
-        # read, and nobody asks about a finished step.
+        # The step's report may have reached the event log after Dagster last read it. By the next check it has been
+        # read, and a finished step is not checked again.
         if not self._ended:
             self._ended = True
             return NO_ACTION

@@ -109,14 +109,14 @@ class PodStepHandler(K8sStepHandler):
             cause = error.k8s_api_exception
             if getattr(cause, "status", None) != 409:
                 raise refusal(cause, f"create Job {job} in namespace {observer.client.namespace}") from error
-            # A resumed run launches a step again whose Job exists already. A Job that may still run is kept.
+            # A resumed run launches its steps again, and a Job may exist already. One that may still run is kept.
             if not observer.has_unfinished(job):
                 observer.client.delete("Job", job)
                 observer.client.wait_until_gone("Job", job)
                 yield from super().launch_step(context)
 
     def _detect_current_name_and_uid(self) -> tuple[str, str] | None:
-        """The pod that owns the Jobs; None for a run that a terminal executes."""
+        """The pod that owns the Jobs; None for a run that a terminal's process executes."""
         return self._run_pod
 
     def _get_container_context(self, step_handler_context: StepHandlerContext) -> K8sContainerContext:
