@@ -137,7 +137,7 @@ def _to_do(variables: Mapping[str, str | None]) -> Iterator[str]:
     if token and not token.startswith("<"):
         yield "HF_ACCESS_TOKEN was written in the script: revoke it, and put a new one into the Secret hugging-face."
     if given := [name for name in DEPLOYED if name in variables]:
-        yield f"{_and(given)} {_are(given)} set for the cluster: docs/from-the-sample.md says where."
+        yield f"{_and(given)} {_are(given)} configured in the cluster: docs/from-the-sample.md says where each went."
 
 
 def _and(names: tuple[str, ...] | list[str]) -> str:

@@ -59,7 +59,7 @@ def _number(context: click.Context, parameter: click.Parameter, value: float) ->
     default="equal",
     show_default=True,
     type=click.Choice(["equal", "first"]),
-    help="What to do with tensors of a full model whose copies differ: refuse them, or take the first rank's copy.",
+    help="For a full model's tensors whose copies differ between ranks: refuse them, or take the first rank's.",
 )
 @click.option("--dry-run", is_flag=True, help="Check everything and say what would be written; write nothing.")
 def consolidate(
