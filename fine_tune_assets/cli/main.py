@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from dagster import DagsterInstance
 
 
-A_USER_S_TO_CORRECT = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG)
+CORRECTABLE_ERRNOS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG)
 """System errors about a file that the user can correct, by its name or its permissions."""
 
 
@@ -43,7 +43,7 @@ class _Group(click.Group):
             click.echo(f"Error: {error}", err=True)
             sys.exit(error.exit_code)
         except OSError as error:
-            if error.errno not in A_USER_S_TO_CORRECT:
+            if error.errno not in CORRECTABLE_ERRNOS:
                 raise
             click.echo(
                 f"Error: {error.filename} cannot be used: {error.strerror}. Correct that or name another file.",

@@ -29,8 +29,8 @@ log = logging.getLogger("neuron_ops.steps.warmup")  # as a program, this module 
 
 NUM_STEPS = 2
 """Optimizer steps of a warm-up."""
-# The second batch adds to a sum that is already on the device. On a lazy device this was once a different graph from the
-# first batch's; a warm-up of one batch missed it, and training ended before step 1.
+# The second batch adds to a sum that is already on the device. On a lazy device this was once a different graph from
+# the first batch's; a warm-up of one batch missed it, and training ended before step 1.
 EVALUATED_BATCHES = 2
 
 
