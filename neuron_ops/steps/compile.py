@@ -37,7 +37,7 @@ def _compile(lineage: Lineage, out: Path, chosen: Compiler) -> program.StepResul
     # Not a temporary directory: a killed compilation would leave it behind forever, with gigabytes in it.
     with node_local_folder(f"compile-{program.launch_name()}", fill=lambda folder: None) as scratch:
         world = warmup_layout(lineage.recipe)
-        log.info("warming training up in %d processes with %s", world.world_size, chosen.name)
+        log.info("warming up training in %d processes with %s", world.world_size, chosen.name)
         warmed_up = warm_up(lineage, chosen, scratch, *program.node())
         if warmed_up is None:
             return program.StepResult(metrics={})  # the first node publishes for all of them

@@ -74,7 +74,7 @@ def test_two_pods_warm_up_and_the_first_publishes_what_it_compiled(
 
     assert result.success, lines
     assert [line for line in lines if line.startswith("Job fine-tune-compile-") and line.endswith("one for each node")]
-    assert "warming training up in 64 processes with neuron_parallel_compile" in lines
+    assert "warming up training in 64 processes with neuron_parallel_compile" in lines
     artifact = two_pods.lineage("v1").require("compiled_graph_cache")
     assert {Path(file.name).parent.name for file in artifact.manifest.files} == {"", "MODULE_a+1"}
     assert [len(neuron.calls(node)) for node in (0, 1)] == [1, 1]
