@@ -16,7 +16,6 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from neuron_ops.errors import InvalidInput
-from neuron_ops.recipe.foreign_names import renamed_value, where_it_is
 from neuron_ops.recipe.schema import Recipe
 
 RECIPES = Path(__file__).parent / "shipped"
@@ -182,6 +181,8 @@ def _explain(error: ValidationError, path: Path) -> str:
 
 
 def _explain_one(location: tuple[int | str, ...], kind: str, message: str, value: object) -> str:
+    from neuron_ops.recipe.foreign_names import renamed_value, where_it_is  # 2 CPU ms, for a recipe that is wrong
+
     where = ".".join(str(part) for part in location) or "recipe"
     if kind == "extra_forbidden":
         if (elsewhere := where_it_is(str(location[-1]), value)) is not None:
