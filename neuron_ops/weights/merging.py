@@ -23,7 +23,8 @@ from neuron_ops.weights.byte_ranges import (
 )
 from neuron_ops.weights.folders import check_can_be_made, check_free_space, check_not_taken, new_folder
 from neuron_ops.weights.lora_targets import BiasDelta, LowRank, Replacement, WeightedAdapter
-from neuron_ops.weights.merge_math import Outcome, TensorMerge, Workspace, read_factors
+from neuron_ops.weights.merge_factors import read_factors
+from neuron_ops.weights.merge_math import Outcome, TensorMerge, Workspace
 from neuron_ops.weights.merge_plan import HEAD, MergePlan, PlannedFile, Step, plan_merge
 from neuron_ops.weights.merge_report import ChangedTensor, MergeReport, UntouchedRange
 from neuron_ops.weights.safetensors_io import read_model_folder
