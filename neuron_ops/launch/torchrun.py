@@ -25,7 +25,7 @@ from neuron_ops.launch.outcome import ERROR_FILE, ExitResult, read_error
 log = logging.getLogger(__name__)
 
 RENDEZVOUS_SECONDS = 7 * 24 * 3600
-"""How long a node waits for the others. The program that starts the nodes waits less long for their machines: it knows
+"""How long a node waits for the others. The program that starts the nodes gives up on their machines sooner: it knows
 which one is missing and why, and ends them all."""
 POLL_SECONDS = 0.2
 
