@@ -29,6 +29,8 @@ class Difference:
     """The largest absolute difference of two values."""
     magnitude: float
     """The largest absolute value."""
+    not_finite: int
+    """Places where a copy holds NaN or infinity. The other figures leave them out."""
 
 
 def find_differences(checkpoint: NeuronCheckpoint) -> tuple[Difference, ...]:
@@ -39,9 +41,18 @@ def find_differences(checkpoint: NeuronCheckpoint) -> tuple[Difference, ...]:
             if _same_bytes(files, replicas):
                 continue
             other, known = _measure(files, replicas), found.get(replicas.name)
-            if known is None or other.largest > known.largest:
-                found[replicas.name] = other
+            found[replicas.name] = other if known is None else _worst(known, other)
     return tuple(found[name] for name in sorted(found))
+
+
+def _worst(one: Difference, other: Difference) -> Difference:
+    """What is known of a tensor from two of its parts, or from two pairs of its copies."""
+    return Difference(
+        one.name,
+        max(one.largest, other.largest),
+        max(one.magnitude, other.magnitude),
+        one.not_finite + other.not_finite,
+    )
 
 
 def check_replicas(checkpoint: NeuronCheckpoint) -> None:
@@ -64,9 +75,12 @@ def check_model_replicas(checkpoint: NeuronCheckpoint, take_first: bool) -> tupl
     """The tensors of a full model whose copies differ; refused unless the first rank's are to be taken.
 
     Raises:
+        CorruptArtifact: one of them holds NaN or infinity, so there is nothing to choose.
         InvalidInput: there are some, and nobody chose.
     """
     differences = find_differences(checkpoint)
+    if any(difference.not_finite for difference in differences):
+        raise CorruptArtifact(f"{_describe(checkpoint, differences)} Take an earlier checkpoint.")
     if differences and not take_first:
         raise InvalidInput(
             f"{_describe(checkpoint, differences)} With ZeRO-1 (its default) optimum-neuron 0.4 does not sum the "
@@ -80,11 +94,13 @@ def check_model_replicas(checkpoint: NeuronCheckpoint, take_first: bool) -> tupl
 def _describe(checkpoint: NeuronCheckpoint, differences: Sequence[Difference]) -> str:
     names = [difference.name for difference in differences]
     worst = max(differences, key=lambda difference: difference.largest)
+    not_finite = sum(difference.not_finite for difference in differences)
     total = len({replicas.name for replicas in checkpoint.replicas})
+    places = f" Copies hold NaN or infinity in {not_finite} place{'s' * (not_finite > 1)}." if not_finite else ""
     return (
         f"{checkpoint.path}: {len(names)} of {total} tensors of which tensor-parallel ranks hold copies differ between "
         f"the ranks, by at most {worst.largest:.3g} where values reach {worst.magnitude:.3g}: "
-        f"{', '.join(names[:NAMED])}{', …' if len(names) > NAMED else ''}."
+        f"{', '.join(names[:NAMED])}{', …' if len(names) > NAMED else ''}.{places}"
     )
 
 
@@ -115,16 +131,21 @@ def _same_bytes(files: _FileCache, replicas: Replicas) -> bool:
 
 
 def _measure(files: _FileCache, replicas: Replicas) -> Difference:
-    largest = magnitude = 0.0
+    import numpy as np  # 80 CPU ms, for a model whose copies differ only
+
+    largest, magnitude, not_finite = 0.0, 0.0, 0
     step = _rows_at_once(replicas.first)
     for row in range(0, replicas.first.stop - replicas.first.start, step):
         first, second = (
             _floats(_read(files, piece, row, row + step), piece.tensor.dtype)
             for piece in (replicas.first, replicas.second)
         )
+        finite = np.isfinite(first) & np.isfinite(second)
+        first, second = first[finite], second[finite]
         largest = max(largest, float(abs(first - second).max(initial=0.0)))
         magnitude = max(magnitude, float(abs(first).max(initial=0.0)))
-    return Difference(replicas.name, largest, magnitude)
+        not_finite += int(finite.size - finite.sum())
+    return Difference(replicas.name, largest, magnitude, not_finite)
 
 
 def _rows_at_once(piece: Piece) -> int:
@@ -137,7 +158,7 @@ def _read(files: _FileCache, piece: Piece, start: int, stop: int) -> bytes | byt
 
 
 def _floats(data: bytes | bytearray, dtype: str) -> "np.ndarray":
-    import numpy as np  # 80 CPU ms, for a model whose copies differ only
+    import numpy as np  # as above
 
     if dtype == "BF16":
         return (np.frombuffer(data, np.uint16).astype(np.uint32) << 16).view(np.float32)

@@ -50,6 +50,27 @@ def test_by_choice_the_first_ranks_copy_is_taken_and_the_report_says_so(model: P
     assert (tmp_path / "out" / "model.safetensors").read_bytes() == expected.read_bytes()
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+def test_copies_with_nan_are_refused_whatever_was_chosen_and_hide_no_difference(
+    model: Path, tmp_path: Path, rank: int
+) -> None:
+    """A comparison with NaN once made every difference 0, and the model was written with the NaN in it."""
+    import torch
+
+    path = model / "shards" / RANK_FILE.format(rank)
+    tensors = torch.load(path, weights_only=True)
+    tensors[NORM][5] = float("nan")
+    torch.save(tensors, path)
+
+    with pytest.raises(CorruptArtifact) as caught:
+        consolidate_checkpoint(model, tmp_path / "out", base_model=BASE, replicas="first")
+
+    assert "by at most 0.0625 where values reach 1" in str(caught.value)
+    assert "NaN or infinity in 1 place" in str(caught.value)
+    assert "Take an earlier checkpoint." in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
 def test_copies_that_agree_are_no_difference(tmp_path: Path) -> None:
     checkpoint = FIXTURES / "e_full_tp2_pt" / "checkpoint-4"
 
