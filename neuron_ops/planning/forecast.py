@@ -163,7 +163,10 @@ class _Forecaster:
         return self._attempt(lambda: forecast_duration(self._lineage, world, epochs, graphs, model))
 
     def _state(self, artifact: str) -> ArtifactState:
-        return self._attempt(lambda: _look_up(self._lineage, artifact)) or ArtifactState(artifact, False, None)
+        state = self._attempt(lambda: _look_up(self._lineage, artifact)) or ArtifactState(artifact, False, None)
+        if state.finished:  # it is reused with its verdict: a gate that it failed, it fails again
+            self._attempt(lambda: self._lineage.require(artifact))
+        return state
 
     def _attempt(self, part: Callable[[], T]) -> T | None:
         """The part, or None if it is refused; the refusal is then one of the forecast's problems."""

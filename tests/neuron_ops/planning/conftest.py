@@ -1,5 +1,6 @@
 """A store, raw rows and runs on them, with the shipped model as base where a test wants one fetched."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -63,3 +64,11 @@ def about(low: float, high: float) -> Range:
     """Equals every range of nearly these ends."""
     ends: tuple[Any, Any] = (pytest.approx(low), pytest.approx(high))
     return Range(*ends)
+
+
+def prepare_report(lineage: Lineage) -> bytes:
+    """What prepare reports of 100 rows in 10 sequences."""
+    split = {"rows": 100, "sequences": 10, "tokens": 2_000, "supervised_tokens": 500}
+    length = lineage.recipe.graph.sequence_length
+    report = {"rows_read": 200, "train": split, "holdout": split, "sequence_length": length, "longest_row": 90}
+    return json.dumps(report).encode()

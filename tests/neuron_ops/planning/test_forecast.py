@@ -14,9 +14,8 @@ from neuron_ops.recipe.schema import package_path
 from neuron_ops.steps.addresses import Lineage
 from neuron_ops.steps.table import STEPS
 from neuron_ops.store.artifacts import ArtifactStore
-from neuron_ops.store.manifest import CheckRecord
 from neuron_ops.store.raw_datasets import RawDatasets
-from tests.neuron_ops.planning.conftest import MakeLineage, fetch_base, publish
+from tests.neuron_ops.planning.conftest import MakeLineage, fetch_base, prepare_report, publish
 from tests.neuron_ops.planning.llama import LLAMA_8B_CONFIG
 
 TRN1 = "llama3_8b_lora_trn1"
@@ -176,26 +175,13 @@ def test_a_config_that_is_no_json_is_a_no_go(make_lineage: MakeLineage, llama: P
     assert "is not JSON" in refusals(make_forecast(make_lineage(TRN1, **llama_recipe(llama))))[0]
 
 
-def test_nothing_is_built_on_an_artifact_whose_check_failed(make_lineage: MakeLineage) -> None:
-    lineage = make_lineage()
-    fetch_base(lineage)
-    failed = CheckRecord(name="answers_are_in_the_loss", passed=False, description="0.0% of the tokens are learned")
-    report = package_report(lineage)
-    publish(lineage, "tokenized_dataset", {"report.json": report}, checks=(failed,))
-
-    forecast = make_forecast(make_lineage())
-
-    assert len(refusals(forecast)) == 1
-    assert "failed its check 'answers_are_in_the_loss'" in refusals(forecast)[0]
-
-
 @pytest.mark.parametrize("artifact", ["base_model", "lora_checkpoints"])
 def test_a_manifest_that_cannot_be_read_stops_only_whom_it_concerns(
     make_lineage: MakeLineage, tmp_path: Path, artifact: str
 ) -> None:
     lineage = make_lineage()
     fetch_base(lineage)
-    publish(lineage, "tokenized_dataset", {"report.json": package_report(lineage)})
+    publish(lineage, "tokenized_dataset", {"report.json": prepare_report(lineage)})
     made = lineage.find(artifact) or publish(lineage, artifact, {"checkpoints.json": b"{}"})
     (tmp_path / "store" / str(made.address) / "manifest.json").write_text("{")
 
@@ -208,20 +194,12 @@ def test_a_manifest_that_cannot_be_read_stops_only_whom_it_concerns(
 def test_a_finished_artifact_that_lost_a_file_is_a_no_go(make_lineage: MakeLineage) -> None:
     lineage = make_lineage()
     fetch_base(lineage)
-    made = publish(lineage, "tokenized_dataset", {"report.json": package_report(lineage), "rows": b"1"})
+    made = publish(lineage, "tokenized_dataset", {"report.json": prepare_report(lineage), "rows": b"1"})
     lineage.store.files.remove(f"{made.address}/{made.manifest.data}/rows")
 
     assert [text.count("rows is missing or has another size") for text in refusals(make_forecast(make_lineage()))] == [
         1
     ]
-
-
-def package_report(lineage: Lineage) -> bytes:
-    """What prepare reports of 100 rows in 10 sequences."""
-    split = {"rows": 100, "sequences": 10, "tokens": 2_000, "supervised_tokens": 500}
-    length = lineage.recipe.graph.sequence_length
-    report = {"rows_read": 200, "train": split, "holdout": split, "sequence_length": length, "longest_row": 90}
-    return json.dumps(report).encode()
 
 
 def test_before_an_accelerator_is_booked_only_finished_data_counts(make_lineage: MakeLineage) -> None:
