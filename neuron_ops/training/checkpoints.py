@@ -194,10 +194,12 @@ def _eval_loss(checkpoint: Artifact) -> float:
 
 
 def _record(checkpoint: Artifact) -> dict[str, object]:
+    # What is made from a checkpoint must not depend on how often the training was evaluated, which decides nothing.
+    trained = tuple(file.name for file in checkpoint.manifest.files if file.name != HISTORY)
     return {
         "step": step_of(checkpoint),
         "part": checkpoint.address.part,
-        "digest": checkpoint.manifest.digest,
+        "digest": checkpoint.manifest.digest_of(trained),
         "eval_loss": checkpoint.manifest.metrics["eval_loss"],
     }
 

@@ -90,6 +90,11 @@ class Loop:
                 self.evaluate(step)
             if step % self._section.save_steps == 0 or last or self._should_stop():
                 self._save(step)
+        if step < self._num_steps:
+            log.info(
+                "stopped early at step %d of %d: %d evaluations without improvement",
+                *(step, self._num_steps, self.history.evaluations_without_improvement()),
+            )
 
     def train_step(self, step: int) -> None:
         """Optimizer step `step` (from 0), with all its micro-batches; its loss stays on the device."""

@@ -196,14 +196,28 @@ def test_of_two_checkpoints_that_are_kept_one_is_the_newest_and_one_the_best(mod
     assert best < 4, "the test needs a training that gets worse"
     kept = checkpoints_of(lineage)
     assert set(kept) == {f"step-{step:06d}" for step in (best, 5)}
+    manifest = kept[f"step-{best:06d}"].manifest
     assert json.loads(artifact.read("best.json")) == {
         "step": best,
         "part": f"step-{best:06d}",
-        "digest": kept[f"step-{best:06d}"].manifest.digest,
+        "digest": manifest.digest_of(tuple(file.name for file in manifest.files if file.name != "history.jsonl")),
         "eval_loss": losses[best],
     }
     assert artifact.manifest.metrics["best_step"] == best
     assert artifact.manifest.metrics["best_eval_loss"] == losses[best]
+
+
+def test_how_often_it_is_evaluated_does_not_change_what_is_made_from_it(model: Path, tmp_path: Path) -> None:
+    """The losses that a checkpoint keeps, evaluations among them, were once part of the digest of the best one."""
+    made = []
+    for eval_steps in (1, 5):
+        recipe = make_recipe(model, **{**TOO_FAST, "training__eval_steps": eval_steps, "training__save_steps": 5})
+        made.append(train_here(make_lineage(tmp_path / str(eval_steps), recipe)))
+
+    often, seldom = made
+    assert len(history_of(often).evaluations()) > len(history_of(seldom).evaluations())
+    assert often.address == seldom.address
+    assert often.read("best.json") == seldom.read("best.json")
 
 
 @pytest.mark.slow
