@@ -203,6 +203,32 @@ def test_the_command_line_reports_the_verdict(made: Made) -> None:
     ]
 
 
+def test_a_model_that_failed_its_gate_is_reported_and_then_refused(copy: Project) -> None:
+    pairs = [word for name, value in copy.overrides.items() for word in ("--set", f"{name}={value}")]
+    (path,) = copy.root.glob("**/evaluation/v1/*/manifest.json")
+    manifest = json.loads(path.read_text())
+    manifest["checks"] = [{**check, "passed": False} for check in manifest["checks"]]
+    path.write_text(json.dumps(manifest))
+
+    report = copy.command("fine-tune", "report", "v1", *pairs)
+
+    assert report.returncode == 2
+    assert "held-out loss  base" in report.stdout
+    assert "failed its check 'better_than_base'" in report.stderr
+
+
+def test_a_merged_model_that_lost_its_weights_is_not_reported(copy: Project) -> None:
+    pairs = [word for name, value in copy.overrides.items() for word in ("--set", f"{name}={value}")]
+    for weights in copy.root.glob("**/merged_model/v1/**/*.safetensors"):
+        weights.unlink()
+
+    report = copy.command("fine-tune", "report", "v1", *pairs)
+
+    assert report.returncode == 4
+    assert report.stdout == ""
+    assert "model.safetensors is missing" in report.stderr
+
+
 def test_materializing_again_reuses_everything_and_starts_no_step(made: Made, watch: Watch) -> None:
     with watch.steps() as steps:
         again = made.project.materialize("v1")
