@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from neuron_ops.backends.layout import Layout
 from neuron_ops.planning.data import DataForecast
-from neuron_ops.planning.quantities import Range, show_count, show_factor
+from neuron_ops.planning.quantities import Range, show_factor, show_number_of
 from neuron_ops.recipe.schema import Recipe, TrainingSection
 from neuron_ops.training.length import num_steps
 
@@ -18,6 +18,9 @@ HIGHEST_RATE = 0.05
 """A learning rate above this is a typing error."""
 ALMOST_ALL = 0.95
 """Share of the data below which a plan warns: the user may think that training sees all of it."""
+
+LEAST_SHARE = 0.01
+"""A share below this would be shown as 0% or 1%, which it is not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,7 @@ class Epochs:
     number: Range | None
     """How often each sequence is seen; None if the number of sequences is not known."""
     steps_in_one: Range | None
+    """Steps that see all data once, rounded up."""
 
 
 def forecast_epochs(recipe: Recipe, layout: Layout, data: DataForecast | None) -> Epochs | None:
@@ -61,7 +65,7 @@ def forecast_epochs(recipe: Recipe, layout: Layout, data: DataForecast | None) -
         positions=seen.scaled(graph.sequence_length),
         evaluated_positions=held_out.times(evaluations).scaled(graph.sequence_length),
         number=_number(training, seen, data),
-        steps_in_one=data.sequences.scaled(1 / per_step) if data else None,
+        steps_in_one=_rounded_up(data.sequences, per_step) if data else None,
     )
 
 
@@ -71,20 +75,27 @@ def _number(training: TrainingSection, seen: Range, data: DataForecast | None) -
     return seen.over(data.sequences) if data else None
 
 
-def epoch_warnings(epochs: Epochs) -> Iterator[str]:
+def _rounded_up(sequences: Range, per_step: int) -> Range:
+    low, high = (max(1, -(-int(count) // per_step)) for count in (sequences.low, sequences.high))
+    return Range(low, high)
+
+
+def epoch_warnings(training: TrainingSection, epochs: Epochs) -> Iterator[str]:
     """Warn if the number of steps may not be what the user meant."""
     number, epoch = epochs.number, epochs.steps_in_one
     if number is None or epoch is None:
         return
-    one = f"{epoch.high:,.0f}" if epoch.high >= 1 else "1"
-    steps = f"{show_count(epochs.steps)} training steps x {epochs.sequences_per_step} sequences"
+    per_step = show_number_of(Range.exactly(epochs.sequences_per_step), "sequence")
+    see = "sees" if epochs.steps == Range.exactly(1) else "see"
+    steps = f"{show_number_of(epochs.steps, 'training step')} x {per_step} {see}"
+    most = Range.exactly(epoch.high)
     if number.high < ALMOST_ALL:
-        yield (
-            f"{steps} see {_share(number)} of the training data, less than one epoch. For all of it, set "
-            f"training.max_steps to {one}, or training.num_train_epochs to 1 in its place."
-        )
+        all_of_it = "training.num_train_epochs to 1"
+        if training.max_steps is not None:
+            all_of_it = f"training.max_steps to {most.high:,.0f}, or {all_of_it} in its place"
+        yield f"{steps} {_share(number)} of the training data, less than one epoch. For all of it, set {all_of_it}."
     elif number.low > MANY_EPOCHS:
-        yield f"{steps} see each row {show_factor(number)} times. One epoch is {one} steps."
+        yield f"{steps} each row {show_factor(number)} times. One epoch is {show_number_of(most, 'step')}."
 
 
 def training_warnings(training: TrainingSection, epochs: Epochs | None) -> Iterator[str]:
@@ -124,5 +135,7 @@ def _cadence_warnings(training: TrainingSection, steps: int) -> Iterator[str]:
 
 
 def _share(epochs: Range) -> str:
+    if epochs.low < LEAST_SHARE:
+        return f"less than {LEAST_SHARE:.0%}" if epochs.high < LEAST_SHARE else f"up to {epochs.high:.0%}"
     low, high = f"{epochs.low:.0%}", f"{epochs.high:.0%}"
     return low if low == high else f"{low} to {high}"

@@ -110,7 +110,7 @@ class _Forecaster:
         duration = self._duration(world, epochs, graphs, model)
         evaluation = evaluation_seconds(recipe, data, model)
         artifacts = tuple(self._state(step.artifact) for step in STEPS)
-        self._warn_of(epoch_warnings(epochs) if epochs else ())
+        self._warn_of(epoch_warnings(recipe.training, epochs) if epochs else ())
         self._warn_of(padding_warnings(data, recipe.graph.sequence_length) if data else ())
         self._warn_of(training_warnings(recipe.training, epochs))
         self._warn_of(evaluation_warnings(recipe, evaluation))

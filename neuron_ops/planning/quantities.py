@@ -48,6 +48,12 @@ def show_count(value: Range) -> str:
     return _join(f"{value.low:,.0f}", f"{value.high:,.0f}")
 
 
+def show_number_of(value: Range, noun: str) -> str:
+    """1 step or 1,200 steps."""
+    count = show_count(value)
+    return f"{count} {noun}" if count == "1" else f"{count} {noun}s"
+
+
 def show_share(value: Range) -> str:
     """31.4 % or 30.0 to 35.0 %."""
     low, high = f"{value.low * 100:.1f}", f"{value.high * 100:.1f}"

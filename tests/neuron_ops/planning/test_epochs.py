@@ -47,19 +47,21 @@ def test_the_seeds_one_epoch_saw_24_percent_of_the_rows() -> None:
 
     assert epochs.number is not None
     assert epochs.number.low == pytest.approx(0.2398, abs=1e-4)
-    assert list(epoch_warnings(epochs)) == [
+    assert list(epoch_warnings(recipe.training, epochs)) == [
         "1,200 training steps x 3 sequences see 24% of the training data, less than one epoch. "
         "For all of it, set training.max_steps to 5,004, or training.num_train_epochs to 1 in its place."
     ]
 
 
 def test_data_parallel_ranks_see_data_side_by_side() -> None:
-    epochs = exposed(load_recipe("llama3_8b_lora_trn1"), 14_400)
+    recipe = load_recipe("llama3_8b_lora_trn1")
+
+    epochs = exposed(recipe, 14_400)
 
     assert epochs.sequences_per_step == 3 * 4
     assert epochs.positions == Range.exactly(1_200 * 12 * 1_024)
     assert epochs.number == Range.exactly(1.0)
-    assert list(epoch_warnings(epochs)) == []
+    assert list(epoch_warnings(recipe.training, epochs)) == []
 
 
 def test_evaluations_happen_before_between_and_after() -> None:
@@ -70,10 +72,41 @@ def test_evaluations_happen_before_between_and_after() -> None:
 
 
 def test_the_steps_of_an_epoch_round_up_to_one() -> None:
-    epochs = exposed(load_recipe("llama3_8b_lora_trn1", {"training.max_steps": 101}), 5)
+    recipe = load_recipe("llama3_8b_lora_trn1", {"training.max_steps": 101})
 
-    (warning,) = epoch_warnings(epochs)
-    assert warning.endswith("see each row 242 times. One epoch is 1 steps.")
+    epochs = exposed(recipe, 5)
+
+    (warning,) = epoch_warnings(recipe.training, epochs)
+    assert warning.endswith("see each row 242 times. One epoch is 1 step.")
+
+
+def warnings_of(sequences: int, **training: Any) -> list[str]:
+    """The warnings for steps of 4 sequences."""
+    changes = {f"training.{name}": value for name, value in {"warmup_steps": 0, **training}.items()}
+    recipe = load_recipe("tiny_llama_cpu", {**changes, "graph.micro_batch_size": 4})
+    return list(epoch_warnings(recipe.training, exposed(recipe, sequences)))
+
+
+def test_the_steps_that_are_advised_see_all_the_data() -> None:
+    """An epoch of 156.5 steps was shown as 156, which leaves two sequences unseen."""
+    (warning,) = warnings_of(626, max_steps=100)
+
+    assert "set training.max_steps to 157, or training.num_train_epochs to 1 in its place." in warning
+
+
+def test_one_step_is_singular_and_a_small_share_is_not_nothing() -> None:
+    """It read "1 training steps x 4 sequences see 0% of the training data"."""
+    (warning,) = warnings_of(1_000, max_steps=1)
+
+    assert warning.startswith("1 training step x 4 sequences sees less than 1% of the training data,")
+
+
+def test_a_recipe_with_epochs_is_not_told_to_set_steps_too() -> None:
+    (warning,) = warnings_of(1_000, max_steps=None, num_train_epochs=0.5)
+
+    assert warning.endswith(
+        "see 50% of the training data, less than one epoch. For all of it, set training.num_train_epochs to 1."
+    )
 
 
 def test_without_data_epochs_are_not_known_and_nobody_is_warned() -> None:
@@ -83,7 +116,7 @@ def test_without_data_epochs_are_not_known_and_nobody_is_warned() -> None:
 
     assert epochs is not None
     assert epochs.number is None
-    assert list(epoch_warnings(epochs)) == []
+    assert list(epoch_warnings(recipe.training, epochs)) == []
 
 
 def test_epochs_in_the_recipe_become_steps_once_the_data_is_known() -> None:
