@@ -1,21 +1,20 @@
-"""Recipes as strict YAML (or JSON) files: finding, reading, overriding, and explaining what is wrong with one.
+"""Recipes as strict YAML (or JSON) files: finding, reading and overriding.
 
 A misspelled key is an error that suggests the right name; it never falls back to a default. The values that a field may
-hold belong to `schema`, its names in other projects to `foreign_names`.
+hold belong to `schema`, the words about a wrong recipe to `mistakes`.
 """
 
-import difflib
 import json
 import re
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from neuron_ops.errors import InvalidInput
+from neuron_ops.recipe.mistakes import did_you_mean, explain, explain_yaml, kind_of, yaml_problem
 from neuron_ops.recipe.schema import Recipe
 
 RECIPES = Path(__file__).parent / "shipped"
@@ -39,7 +38,7 @@ def load_recipe(name_or_path: str, overrides: Mapping[str, object] | None = None
     try:
         return Recipe.model_validate_json(json.dumps(data), strict=True)
     except ValidationError as error:
-        raise InvalidInput(_explain(error, path)) from None
+        raise InvalidInput(f"Recipe {path}:\n{explain(error)}") from None
     except (TypeError, ValueError) as error:  # from json.dumps: a YAML tag or alias made a value that JSON lacks
         raise InvalidInput(f"Recipe {path}: {error}. Use plain words, numbers, lists and mappings only.") from None
 
@@ -58,9 +57,10 @@ def parse_value(text: str) -> object:
     try:
         return _parse_yaml(text)
     except (yaml.YAMLError, ValueError) as error:
-        # Only the problem from YAML's message: the rest is positions in a text that our message shows anyway.
-        problem = getattr(error, "problem", None) or str(error)
-        raise InvalidInput(f"{text!r} is not a YAML value ({problem}). Quote it or write it as in a recipe.") from None
+        # Without the position: our message shows the text anyway.
+        raise InvalidInput(
+            f"{text!r} is not a YAML value ({yaml_problem(error)}). Quote it or write it as in a recipe."
+        ) from None
 
 
 def parse_overrides(pairs: list[str]) -> dict[str, object]:
@@ -87,7 +87,7 @@ def _find(name_or_path: str) -> Path:
     path = RECIPES / f"{name_or_path}.yaml"
     if name_or_path not in shipped_recipes():
         raise InvalidInput(
-            f"There is no recipe {name_or_path!r}{_did_you_mean(name_or_path, shipped_recipes())} "
+            f"There is no recipe {name_or_path!r}{did_you_mean(name_or_path, shipped_recipes())} "
             f"Shipped: {', '.join(shipped_recipes())}. A file of your own must end in .yaml."
         )
     return path
@@ -106,9 +106,9 @@ def _parse(text: str, path: Path, suffix: str) -> dict[str, Any]:  # Any: as abo
     try:
         data = parse(text)
     except (yaml.YAMLError, ValueError) as error:
-        raise InvalidInput(f"Recipe {path} is not valid {kind}: {' '.join(str(error).split())}") from None
+        raise InvalidInput(f"Recipe {path} is not valid {kind}: {explain_yaml(error)}.") from None
     if not isinstance(data, dict):
-        raise InvalidInput(f"Recipe {path} must be a mapping of sections, but is a {type(data).__name__}.")
+        raise InvalidInput(f"Recipe {path} must be a mapping of sections, but is {kind_of(data)}.")
     return data
 
 
@@ -171,42 +171,3 @@ def _override(data: dict[str, Any], dotted: str, value: object) -> None:
         if not isinstance(section, dict):
             raise InvalidInput(f"Override {dotted!r}: {parent!r} is a value, not a section.")
     section[last] = value
-
-
-def _explain(error: ValidationError, path: Path) -> str:
-    lines = [
-        _explain_one(tuple(detail["loc"]), detail["type"], detail["msg"], detail["input"]) for detail in error.errors()
-    ]
-    return f"Recipe {path}:\n" + "\n".join(f"  {line}" for line in lines)
-
-
-def _explain_one(location: tuple[int | str, ...], kind: str, message: str, value: object) -> str:
-    from neuron_ops.recipe.foreign_names import renamed_value, where_it_is  # 2 CPU ms, for a recipe that is wrong
-
-    where = ".".join(str(part) for part in location) or "recipe"
-    if kind == "extra_forbidden":
-        if (elsewhere := where_it_is(str(location[-1]), value)) is not None:
-            return f"{where}: unknown field; {elsewhere}."
-        known = _fields_at(location[:-1])
-        return f"{where}: unknown field{_did_you_mean(str(location[-1]), known)} Known here: {', '.join(known)}."
-    if kind == "missing":
-        return f"{where}: this field is required."
-    reason = message.removeprefix("Value error, ").removeprefix("Input ")
-    renamed = renamed_value(where, value)
-    called = f"; it is called {renamed!r}." if renamed else ""
-    return f"{where}: {reason}" + ("" if isinstance(value, dict) else f" (got {value!r})") + called
-
-
-@cache
-def _fields_at(location: tuple[int | str, ...]) -> list[str]:
-    model: type[BaseModel] = Recipe
-    for part in location:
-        annotation = model.model_fields[str(part)].annotation
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            model = annotation
-    return list(model.model_fields)
-
-
-def _did_you_mean(word: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    return f"; did you mean {close[0]!r}?" if close else "."

@@ -1,7 +1,7 @@
 """The names of recipe fields elsewhere: in earlier versions of this project, transformers, TRL, PEFT and Axolotl.
 
 A recipe cannot use these names: a name with a slightly different meaning must not pass for ours. They only decide what
-the error about an unknown field says; building the whole error belongs to `file`.
+the error about an unknown field says; building the whole error belongs to `mistakes`.
 """
 
 from collections.abc import Iterator
@@ -15,14 +15,14 @@ from neuron_ops.recipe.schema import Recipe
 
 @dataclass(frozen=True, slots=True)
 class Here:
-    """The recipe field with the same meaning."""
+    """The recipe field with the same meaning, or with the closest one."""
 
     field: str
     difference: str = ""
     """A clause on the difference, if the meaning is not quite the same."""
 
     def __str__(self) -> str:
-        return f"it is called {self.field}" + (f": {self.difference}" if self.difference else "")
+        return f"use {self.field}: {self.difference}" if self.difference else f"it is called {self.field}"
 
 
 SAME_LENGTH = "every sequence has exactly this length"

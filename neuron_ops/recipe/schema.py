@@ -93,7 +93,8 @@ class TrainingSection(Section):
     max_steps: Annotated[int, Field(ge=1, lt=1_000_000)] | None = None
     """Optimizer steps. Either this or `num_train_epochs`; `fine-tune plan` shows how many epochs this is."""
     num_train_epochs: Annotated[float, Field(gt=0.0, le=1000.0)] | None = None
-    """Passes over the training rows, instead of `max_steps`; the number of steps is rounded up."""
+    """Passes over the training rows, instead of `max_steps`; the number of steps is rounded up. For a recipe that gives
+    steps, set both: `--set training.num_train_epochs=2 --set training.max_steps=null`."""
     learning_rate: Annotated[float, Field(gt=0.0)] = 2e-4
     """Peak learning rate of AdamW."""
     lr_scheduler_type: Literal["linear", "cosine", "constant"] = "cosine"
@@ -126,8 +127,13 @@ class TrainingSection(Section):
                 f"save_steps ({self.save_steps}) must be a multiple of eval_steps "
                 f"({self.eval_steps}), so that every checkpoint has an evaluation loss"
             )
-        if (self.max_steps is None) == (self.num_train_epochs is None):
-            raise ValueError("give either max_steps or num_train_epochs")
+        if self.max_steps is None and self.num_train_epochs is None:
+            raise ValueError("neither max_steps nor num_train_epochs is given; give one of them")
+        if self.max_steps is not None and self.num_train_epochs is not None:
+            raise ValueError(
+                "max_steps and num_train_epochs are both given; set one of them to null "
+                "(for epochs: --set training.max_steps=null)"
+            )
         if self.max_steps is not None and self.warmup_steps >= self.max_steps:
             raise ValueError(f"warmup_steps ({self.warmup_steps}) must be below max_steps ({self.max_steps})")
         return self

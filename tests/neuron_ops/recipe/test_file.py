@@ -40,7 +40,11 @@ def test_a_recipe_given_itself_is_as_strict_as_a_file(text: str, words: str) -> 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", "must be a mapping of sections, but is a NoneType"),
+        ("", "must be a mapping of sections, but is empty."),
+        ("# only a comment", "must be a mapping of sections, but is empty."),
+        ("training", "must be a mapping of sections, but is text."),
+        ("12", "must be a mapping of sections, but is a number."),
+        ("true", "must be a mapping of sections, but is true."),
         ("- a\n- b", "must be a mapping of sections, but is a list"),
         ("name: mine\nname: yours", "key 'name' is given twice"),
         (TINY + "graph: {lora: {r: 8, r: 16}}", "key 'r' is given twice"),
@@ -66,6 +70,25 @@ def test_a_file_that_is_no_recipe_says_why(write: Write, text: str | bytes, word
 
     assert path in str(caught.value)
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("name: b\nbase_model\ntraining: {}", "line 3, column 1: could not find expected ':'."),
+        ("a: 1\n\tb: 2", "line 2, column 1: found character '\\t' that cannot start any token."),
+        ("name: x\nname: y", "line 2, column 1: key 'name' is given twice."),
+        ("name: \x00", "special characters are not allowed (U+0000 at character 7)."),
+    ],
+)
+def test_an_error_of_syntax_names_the_place_and_the_problem_only(write: Write, text: str, words: str) -> None:
+    """The parser's own message ends in `in "<unicode string>", line 2, column 1: name: b ^`."""
+    path = write(text)
+
+    with pytest.raises(InvalidInput) as caught:
+        load_recipe(path)
+
+    assert str(caught.value) == f"Recipe {path} is not valid YAML: {words}"
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ def test_the_names_are_those_that_the_libraries_have() -> None:
 @pytest.mark.parametrize("section", ["", "dataset.", "graph.", "graph.lora.", "training.", "hardware."])
 @pytest.mark.parametrize("name", [*FORMER, "max_seq_length", "lora_r", "sample_packing"])
 def test_a_foreign_name_is_answered_wherever_it_stands(section: str, name: str) -> None:
-    assert f"{section}{name}: unknown field; it is called {CALLED[name].field}" in refusal(**{f"{section}{name}": 1})
+    assert f"{section}{name}: unknown field; {CALLED[name]}" in refusal(**{f"{section}{name}": 1})
 
 
 @pytest.mark.parametrize(
@@ -69,8 +69,10 @@ def test_a_foreign_name_is_answered_wherever_it_stands(section: str, name: str) 
         ("training.log_every", "training.log_every: unknown field; it is called training.logging_steps."),
         (
             "training.per_device_train_batch_size",
-            "it is called graph.micro_batch_size: it counts per data-parallel rank, and tensor-parallel devices share",
+            "use graph.micro_batch_size: it counts per data-parallel rank, and tensor-parallel devices share",
         ),
+        ("training.warmup_ratio", "unknown field; use training.warmup_steps: it counts optimizer steps."),
+        ("datasets", "datasets: unknown field; use dataset.format: the rows themselves are delivered with"),
         (
             "training.optim",
             "training.optim: unknown field; there is no such field here: the optimizer is always AdamW.",

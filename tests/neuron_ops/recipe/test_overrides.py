@@ -65,7 +65,7 @@ def test_overrides_reach_any_depth_and_sections_that_the_file_left_out(write: Wr
         ("training.max_steps", "20", r"training\.max_steps: should be a valid integer \(got '20'\)"),
         ("training.learning_rate", float("inf"), "should be a finite number"),
         ("training.max_steps.x", 1, "'max_steps' is a value, not a section"),
-        ("graph", 1, "graph: should be an object"),
+        ("graph", 1, "graph: should be a section"),
         ("no.such.thing", 1, "no: unknown field"),
         ("", 1, "unknown field"),
         ("training.seed", object(), "not JSON serializable"),

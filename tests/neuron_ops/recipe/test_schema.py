@@ -26,7 +26,7 @@ from tests.neuron_ops.recipe.conftest import TINY, Write
         ),
         ("evaluation: {prompts: '4'}", ["evaluation.prompts: should be a valid integer (got '4')"]),
         ("evaluation: {prompts: 4.0}", ["evaluation.prompts: should be a valid integer (got 4.0)"]),
-        ("evaluation: {prompts: true}", ["evaluation.prompts: should be a valid integer (got True)"]),
+        ("evaluation: {prompts: true}", ["evaluation.prompts: should be a valid integer (got true)"]),
         ("evaluation: {prompts: 0}", ["evaluation.prompts: should be greater than or equal to 1 (got 0)"]),
         ("evaluation: {prompts: 010}", ["(got '010')"]),
         ("evaluation: {prompts: 1:30}", ["(got '1:30')"]),
@@ -36,14 +36,25 @@ from tests.neuron_ops.recipe.conftest import TINY, Write
         ("evaluation: {min_improvement: 1e999}", ["evaluation.min_improvement: should be a finite number"]),
         ("dataset: {packing: 1}", ["dataset.packing: should be a valid boolean (got 1)"]),
         ("dataset: {format: sharegpt}", ["dataset.format: should be 'dolly' (got 'sharegpt')"]),
-        ("dataset:", ["dataset: should be an object (got None)"]),
-        ("graph: {lora: {target_modules: q_proj}}", ["graph.lora.target_modules: should be a valid array"]),
+        ("dataset:", ["dataset: should be a section (got null)"]),
+        ("graph: {lora: {target_modules: q_proj}}", ["graph.lora.target_modules: should be a list (got 'q_proj')"]),
         (
             "graph: {lora: {target_modules: [q_proj, query]}}",
             ["must name one or more", "down_proj (got ['q_proj', 'query'])"],
         ),
         ("graph: {lora: {target_modules: []}}", ["must name one or more"]),
         ("graph: {lora: {target_modules: [q_proj, q_proj]}}", ["each once"]),
+        (
+            "evaluation: {prompts: [4, null, true]}",
+            ["evaluation.prompts: should be a valid integer (got [4, null, true])"],
+        ),
+        (
+            "training.max_steps: 10",
+            ["training.max_steps: a file nests its sections; write 'training:' with 'max_steps:'"],
+        ),
+        ("graph.lora.r: 8", ["write 'graph:' with 'lora:' beneath it, with 'r:' beneath it."]),
+        ("graph: {lora.r: 8}", ["graph.lora.r: a file nests its sections; write 'lora:' with 'r:' beneath it."]),
+        ("elsewhere.r: 8", ["elsewhere.r: unknown field."]),
         ("graph: {sequence_length: 100}", ["graph.sequence_length: should be a multiple of 8 (got 100)"]),
         ("hardware: {backend: tpu}", ["'cpu', 'cuda' or 'neuron'", "got 'tpu'"]),
     ],
@@ -93,6 +104,29 @@ def test_fields_that_contradict_each_other_are_named_together(
         load_recipe(write(TINY), overrides)
 
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"num_train_epochs": 2.0}, "training: max_steps and num_train_epochs are both given; set one of them to null"),
+        ({"max_steps": None}, "training: neither max_steps nor num_train_epochs is given; give one of them"),
+    ],
+)
+def test_two_lengths_of_a_training_and_none_are_told_apart(
+    write: Write, changes: dict[str, object], words: str
+) -> None:
+    """`--set training.num_train_epochs=2` on a recipe with steps was answered "give either", which had been done."""
+    with pytest.raises(InvalidInput) as caught:
+        load_recipe(write(TINY), {f"training.{name}": value for name, value in changes.items()})
+
+    assert words in str(caught.value)
+
+
+def test_the_override_that_the_error_names_gives_epochs_to_a_recipe_with_steps(write: Write) -> None:
+    recipe = load_recipe(write(TINY), {"training.num_train_epochs": 2.0, "training.max_steps": None})
+
+    assert (recipe.training.num_train_epochs, recipe.training.max_steps) == (2.0, None)
 
 
 @pytest.mark.parametrize("field", ["training.seed", "training.max_steps"])
