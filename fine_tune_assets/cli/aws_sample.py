@@ -150,8 +150,9 @@ def _base_model(script: _Script, revision: str | None) -> dict[str, object]:
         )
     commit = revision or COMMITS.get(repository, "")
     if not re.fullmatch(r"[0-9a-f]{40}", commit):
+        given = "no --revision was given" if revision is None else f"--revision is {revision!r}"
         raise InvalidInput(
-            f"{script.path}: MODEL_ID={repository!r} is not pinned to a commit (--revision is {revision!r}). "
+            f"{script.path}: MODEL_ID={repository!r} is not pinned to a commit ({given}). "
             "Give --revision with the 40 hexadecimal digits that the hub shows in the model's history."
         )
     is_chat_model = "instruct" in repository.lower()

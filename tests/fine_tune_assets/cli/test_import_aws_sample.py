@@ -142,7 +142,7 @@ def test_another_model_needs_the_commit_that_is_meant(script: Path) -> None:
     _change(script, "Llama-3.1-8B", "Llama-3.2-3B")
     commit = "0123456789abcdef0123456789abcdef01234567"
 
-    assert "is not pinned to a commit" in _run(script).stderr
+    assert "is not pinned to a commit (no --revision was given)" in _run(script).stderr
     assert "is not pinned to a commit (--revision is 'main')" in _run(script, "--revision", "main").stderr
     assert import_script(script, commit).recipe.base_model.revision == commit
 
