@@ -111,26 +111,27 @@ def training_warnings(training: TrainingSection, epochs: Epochs | None) -> Itera
 
 
 def _cadence_warnings(training: TrainingSection, steps: int) -> Iterator[str]:
+    all_steps = show_number_of(Range.exactly(steps), "step")
     if training.eval_steps > steps:
         yield (
-            f"training.eval_steps ({training.eval_steps}) is more than the {steps} steps of the training: the held-out "
+            f"training.eval_steps ({training.eval_steps}) is more than the {all_steps} of the training: the held-out "
             "loss is only known before and after. Lower it."
         )
     if training.save_steps > steps:
         yield (
-            f"training.save_steps ({training.save_steps}) is more than the {steps} steps of the training: an "
+            f"training.save_steps ({training.save_steps}) is more than the {all_steps} of the training: an "
             "interruption loses all of it. Lower it."
         )
     if training.warmup_steps > steps / 2:
         yield (
-            f"training.warmup_steps ({training.warmup_steps}) is more than half of the {steps} steps of the training: "
+            f"training.warmup_steps ({training.warmup_steps}) is more than half of the {all_steps} of the training: "
             "the learning rate is hardly ever at its peak. Lower it."
         )
     patience = training.early_stopping_patience
     if patience is not None and patience * training.eval_steps >= steps:
         yield (
             f"training.early_stopping_patience ({patience}) x eval_steps ({training.eval_steps}) is not below the "
-            f"{steps} steps of the training, so early stopping never happens. Lower one of them."
+            f"{all_steps} of the training, so early stopping never happens. Lower one of them."
         )
 
 

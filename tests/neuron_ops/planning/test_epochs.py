@@ -1,5 +1,6 @@
 """How often data is really seen, and cadences that never come to pass."""
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -101,6 +102,17 @@ def test_one_step_is_singular_and_a_small_share_is_not_nothing() -> None:
     assert warning.startswith("1 training step x 4 sequences sees less than 1% of the training data,")
 
 
+def test_a_share_between_nothing_and_some_is_given_by_its_larger_end() -> None:
+    recipe = load_recipe("tiny_llama_cpu", {"training.max_steps": 20, "training.warmup_steps": 0})
+    data = dataclasses.replace(data_of(1), sequences=Range(1_000, 100_000))
+    epochs = forecast_epochs(recipe, layout(recipe), data)
+
+    assert epochs is not None
+    assert epochs.number is not None
+    (warning,) = epoch_warnings(recipe.training, epochs)
+    assert f" up to {epochs.number.high:.0%} of the training data" in warning
+
+
 def test_a_recipe_with_epochs_is_not_told_to_set_steps_too() -> None:
     (warning,) = warnings_of(1_000, max_steps=None, num_train_epochs=0.5)
 
@@ -147,6 +159,10 @@ def test_a_warm_up_that_epochs_never_end_is_refused() -> None:
         ({"warmup_steps": 11}, ["warmup_steps (11) is more than half of the 20 steps"]),
         ({"early_stopping_patience": 2}, ["early_stopping_patience (2) x eval_steps (10) is not below"]),
         ({"early_stopping_patience": 1, "warmup_steps": 10}, []),
+        (
+            {"max_steps": 1, "eval_steps": 2},
+            ["eval_steps (2) is more than the 1 step of", "save_steps (10) is more than"],
+        ),
         ({"learning_rate": 1e30}, ["training.learning_rate is 1e+30"]),
     ],
 )
