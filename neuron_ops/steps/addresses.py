@@ -132,7 +132,8 @@ class Lineage:
 
     def _difference(self, artifact: str, old: Manifest, new: Provenance) -> list[str]:
         """The differing fields, under their names in a recipe, with the defaults that an address leaves out."""
-        names = BY_ARTIFACT[artifact].fields(self.recipe)
+        step = BY_ARTIFACT[artifact]
+        names = (*step.fields(self.recipe), *flatten(step.derived(self.recipe)))
         before, after = (with_first_defaults(_decided_by(source), names) for source in (old, new))
         return explain_difference(before, after)
 

@@ -251,7 +251,6 @@ def test_an_artifact_that_failed_a_blocking_check_is_still_found_and_shown(
 def test_a_run_sees_what_was_finished_after_it_looked(make_lineage: MakeLineage, finish: Finish) -> None:
     lineage = make_lineage()
     assert lineage.find("base_model") is None
-
     finish(make_lineage(), "base_model")
 
     assert lineage.find("base_model") is not None
@@ -266,9 +265,10 @@ def differences(lineage: Lineage, artifact: str) -> list[str]:
 
 def test_what_differs_from_finished_artifacts_is_explained_by_field(make_lineage: MakeLineage, finish_all: Any) -> None:
     finish_all(make_lineage())
-    changed = make_lineage(training__learning_rate=1e-5)
+    slower, wider = make_lineage(training__learning_rate=1e-5), make_lineage(hardware__processes=2)
 
-    assert differences(changed, "lora_checkpoints") == ["training.learning_rate: 0.002 -> 1e-05"]
+    assert differences(slower, "lora_checkpoints") == ["training.learning_rate: 0.002 -> 1e-05"]
+    assert differences(wider, "lora_checkpoints") == ["layout.data_parallel_size: 1 -> 2"], "never None for a default"
     assert differences(make_lineage(), "lora_checkpoints") == []
 
 
