@@ -92,7 +92,7 @@ def epoch_warnings(training: TrainingSection, epochs: Epochs) -> Iterator[str]:
     if number.high < ALMOST_ALL:
         all_of_it = "training.num_train_epochs to 1"
         if training.max_steps is not None:
-            all_of_it = f"training.max_steps to {most.high:,.0f}, or {all_of_it} in its place"
+            all_of_it = f"training.max_steps to {most.high:.0f}, or {all_of_it} in its place"
         yield f"{steps} {_share(number)} of the training data, less than one epoch. For all of it, set {all_of_it}."
     elif number.low > MANY_EPOCHS:
         yield f"{steps} each row {show_factor(number)} times. One epoch is {show_number_of(most, 'step')}."

@@ -50,7 +50,7 @@ def test_the_seeds_one_epoch_saw_24_percent_of_the_rows() -> None:
     assert epochs.number.low == pytest.approx(0.2398, abs=1e-4)
     assert list(epoch_warnings(recipe.training, epochs)) == [
         "1,200 training steps x 3 sequences see 24% of the training data, less than one epoch. "
-        "For all of it, set training.max_steps to 5,004, or training.num_train_epochs to 1 in its place."
+        "For all of it, set training.max_steps to 5004, or training.num_train_epochs to 1 in its place."
     ]
 
 
